@@ -1,0 +1,41 @@
+"""Exceptions of kvmpy. Guest faults are never exceptions; these are the host's and the caller's errors."""
+
+from __future__ import annotations
+
+import os
+
+
+class KvmpyError(Exception):
+    """Base of every exception that kvmpy raises on purpose; its text is one line fit for a user."""
+
+
+class HostError(KvmpyError):
+    """The host refused something: names the call, the errno and, where one is known, the remedy."""
+
+    def __init__(self, call: str, errno: int, remedy: str = "") -> None:
+        self.call = call
+        self.errno = errno
+        self.remedy = remedy
+        text = f"{call}: {os.strerror(errno)}"
+        super().__init__(f"{text}: {remedy}" if remedy else text)
+
+
+class MissingCapability(KvmpyError):
+    """The host lacks something that was asked for by name (exit status 69)."""
+
+
+class ConfigError(KvmpyError):
+    """A machine cannot be built as asked: overlapping devices, impossible sizes, unknown names (exit status 64)."""
+
+
+class MemoryAccessError(KvmpyError):
+    """An access through GuestMemory fell outside guest RAM."""
+
+    def __init__(self, address: int, size: int) -> None:
+        self.address = address
+        self.size = size
+        super().__init__(f"guest physical {address:#x}..{address + max(size, 1) - 1:#x} is not RAM")
+
+
+class ImageError(KvmpyError):
+    """A guest image (kernel, initrd, disk, ROM) cannot be used: names the file and what is wrong with it (exit status 65)."""
