@@ -1,0 +1,38 @@
+"""Interrupt lines between devices and the interrupt chips of the backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+class Line:
+    """One interrupt input of the machine, by GSI (ISA IRQ numbers 0-15 are GSIs 0-15).
+
+    A device gets its line as a constructor argument; the machine binds it when the device is placed.
+    Several devices may share a GSI: it is high while any of their lines is.
+    """
+
+    def __init__(self, gsi: int) -> None:
+        self.gsi = gsi
+        self.level = 0
+        self._drive: Callable[[Line, int], None] | None = None
+
+    def bind(self, drive: Callable[[Line, int], None]) -> None:
+        """Called by the machine; a level set earlier is driven at once."""
+        self._drive = drive
+        if self.level:
+            drive(self, self.level)
+
+    def set(self, level: int) -> None:
+        """Drives the line high (1) or low (0); no effect when it has that level already."""
+        level = 1 if level else 0
+        if level != self.level:
+            self.level = level
+            if self._drive is not None:
+                self._drive(self, level)
+
+    def pulse(self) -> None:
+        """An edge: low, high, low."""
+        self.set(0)
+        self.set(1)
+        self.set(0)
