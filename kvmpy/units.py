@@ -36,7 +36,7 @@ def parse_size(text: str | int) -> int:
     if not fraction:
         return int(whole) << shift
     scaled = int(whole + fraction) << shift
-    divisor = 10 ** len(fraction)
+    divisor: int = 10 ** len(fraction)
     if scaled % divisor:
         raise ConfigError(f"{text!r} is not a whole number of bytes")
     return scaled // divisor
