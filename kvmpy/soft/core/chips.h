@@ -1,0 +1,55 @@
+/* The interrupt chips and the interval timer of a VM, in the role of KVM's in-kernel ones. Times are nanoseconds of vm_now. */
+#ifndef KP_CHIPS_H
+#define KP_CHIPS_H
+
+#include "cpu.h"
+
+#define NEVER UINT64_MAX
+
+/* The chips of one VM; made by chips_create, NULL in vm->chips before. The 8254 stands in it too, absent until chips_create_pit. */
+typedef struct Chips Chips;
+Chips *chips_create(Vm *vm);
+void chips_destroy(Chips *chips);
+void chips_create_pit(Chips *chips);
+/* The local APIC of a vCPU: allocated with the vCPU, state after reset; INIT keeps its id. */
+struct Lapic *lapic_create(Cpu *c);
+void lapic_destroy(struct Lapic *lapic);
+void lapic_reset(Cpu *c, bool init);
+
+/* Ports and addresses of the chips; false where they are not theirs. 8259: 20 21 A0 A1 4D0 4D1; 8254: 40-43, 61. */
+bool chips_port_read(Chips *chips, uint16_t port, unsigned size, uint32_t *value);
+bool chips_port_write(Chips *chips, uint16_t port, unsigned size, uint32_t value);
+/* I/O APIC, and c's local APIC where APIC_BASE has it (not in x2APIC mode). */
+bool chips_claims(Chips *chips, const Cpu *c, uint64_t phys);
+uint64_t chips_mmio_read(Chips *chips, Cpu *c, uint64_t phys, unsigned size);
+void chips_mmio_write(Chips *chips, Cpu *c, uint64_t phys, unsigned size, uint64_t value);
+
+/* Lines and messages from outside; they call cpu_attention for the vCPUs concerned. */
+void chips_irq_line(Chips *chips, uint32_t gsi, int level);
+int chips_signal_msi(Chips *chips, uint64_t address, uint32_t data); /* count of local APICs that took it */
+
+/* What c would take as external interrupt now, IF aside: vector, or -1; acknowledging makes it in service. */
+int chips_pending(Cpu *c);
+int chips_acknowledge(Cpu *c);
+/* Could anything ever wake a vCPU that sleeps with IF = 1? (a timer armed, or a line that a device may raise: true). */
+bool chips_pending_for_halted(Cpu *c);
+
+/* Timers of all chips: earliest deadline or NEVER; and firing those due. */
+uint64_t chips_deadline(Chips *chips);
+void chips_tick(Chips *chips, uint64_t now);
+
+/* MSRs of the local APIC: APIC_BASE, TSC_DEADLINE, x2APIC 0x800-0x8ff. 0, or -1 for #GP. */
+int lapic_msr_read(Cpu *c, uint32_t index, uint64_t *value);
+int lapic_msr_write(Cpu *c, uint32_t index, uint64_t value, bool host);
+uint64_t lapic_get_cr8(const Cpu *c);
+void lapic_set_cr8(Cpu *c, uint64_t cr8);
+
+/* State in KVM's structs; 0 or -EINVAL. */
+int chips_get_irqchip(Chips *chips, struct kvm_irqchip *chip);
+int chips_set_irqchip(Chips *chips, const struct kvm_irqchip *chip);
+int chips_get_pit(Chips *chips, struct kvm_pit_state2 *pit);
+int chips_set_pit(Chips *chips, const struct kvm_pit_state2 *pit);
+int lapic_get_state(Cpu *c, struct kvm_lapic_state *state);
+int lapic_set_state(Cpu *c, const struct kvm_lapic_state *state);
+
+#endif

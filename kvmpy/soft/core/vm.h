@@ -1,0 +1,42 @@
+/* State of one VM: its vCPUs, memory slots, decoded code, chips and time. */
+#ifndef KP_VM_H
+#define KP_VM_H
+
+#include "chips.h"
+#include "cpu.h"
+
+#define MAX_VCPUS 256
+#define MAX_SLOTS 512
+
+typedef struct {
+    uint64_t gpa, size;
+    uint8_t *host;
+    uint32_t id, flags; /* KVM_MEM_READONLY, KVM_MEM_LOG_DIRTY_PAGES */
+    uint64_t *dirty;    /* one bit per page where logging is on, else NULL */
+} Slot;
+
+struct KpVm {
+    Cpu *cpu[MAX_VCPUS];
+    uint32_t cpu_count; /* highest index + 1 */
+    Slot slot[MAX_SLOTS];
+    uint32_t slot_count;
+    Chips *chips;
+    bool virtual_clock;
+    uint64_t tsc_khz;
+    uint64_t deadline;  /* of user space (kp_vm_set_deadline), or NEVER */
+    uint64_t clock_base; /* host clock at creation, ns */
+    uint64_t virtual_skip; /* ns that virtual time jumped over while all vCPUs slept */
+    uint64_t retired;   /* instructions of all vCPUs */
+    uint32_t turn;      /* vCPU whose turn it is */
+    int wake_fd;        /* eventfd that ends a sleep */
+    uint32_t user_msr_reasons;
+    struct { uint32_t first, count, flags; } msr_range[64];
+    uint32_t msr_range_count;
+    struct CodeMap *code; /* private to block.c: decoded blocks by physical page */
+    uint64_t code_generation;
+};
+
+/* The slot that holds a physical address, or NULL. */
+Slot *vm_slot(Vm *vm, uint64_t gpa);
+
+#endif
