@@ -1,0 +1,132 @@
+# make run: set-up and a first guest.  make test, lint, bench, sanitize, linux, oracle, clean: see README.md.
+.DEFAULT_GOAL := run
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+VENV   := .venv
+HOST_PYTHON ?= $(shell command -v python3)
+PYTHON ?= $(VENV)/bin/python
+ABSPYTHON = $(if $(filter /%,$(PYTHON)),$(PYTHON),$(CURDIR)/$(PYTHON))
+
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+CFLAGS_COMMON := -std=gnu11 -Wall -Wextra -fno-strict-aliasing -fPIC -Ikvmpy -Ikvmpy/soft/core
+WERROR ?= -Werror
+OPT    ?= -O2
+NATIVE ?= kvmpy/_native.abi3.so
+NATIVE_OBJ ?= build/native
+
+CORE_C   := $(sort $(wildcard kvmpy/soft/core/*.c kvmpy/soft/core/*/*.c))
+GLUE_C   := $(sort $(wildcard kvmpy/kvm/*.c))
+CORE_O    = $(patsubst kvmpy/%.c,$(NATIVE_OBJ)/%.o,$(CORE_C))
+GLUE_O    = $(patsubst kvmpy/%.c,$(NATIVE_OBJ)/%.o,$(GLUE_C))
+INC      := $(sort $(wildcard kvmpy/abi/*.inc kvmpy/kvm/*.inc))
+BLOBS    :=
+
+.PHONY: run setup test lint bench sanitize linux oracle clean native blobs firmware guests headers
+
+# --- firmware and guests: their fragments add files to BLOBS (kvmpy/blobs/NAME) and give the rules --------------
+-include firmware/build.mk
+-include guests/build.mk
+
+blobs: $(BLOBS)
+	@mkdir -p kvmpy/blobs
+
+# --- native module ----------------------------------------------------------------------------------------------
+native: $(NATIVE)
+
+headers: | $(VENV)/.ready
+	@inc=$$($(ABSPYTHON) -P kvmpy/_build.py include); test -e $$inc/Python.h || \
+	  { echo "Python.h is missing in $$inc: sudo apt-get install python3-dev" >&2; exit 1; }
+
+# A wheel's build brings its own Python; the development tree uses the virtual environment.
+ifneq ($(PYTHON),$(VENV)/bin/python)
+$(VENV)/.ready: ;
+endif
+
+$(NATIVE_OBJ)/wrapper.c: kvmpy/_build.py $(INC) | headers
+	@mkdir -p $(@D)
+	$(ABSPYTHON) -P kvmpy/_build.py wrapper $@
+
+$(NATIVE_OBJ)/abi_check.c: kvmpy/_build.py $(INC) | headers
+	@mkdir -p $(@D)
+	$(ABSPYTHON) -P kvmpy/_build.py check $@
+
+# cffi's generated code is not ours to warn about.
+$(NATIVE_OBJ)/wrapper.o: $(NATIVE_OBJ)/wrapper.c
+	$(CC) $(OPT) $(CFLAGS_COMMON) -w -I$$($(ABSPYTHON) -P kvmpy/_build.py include) -MMD -MP -c $< -o $@
+
+$(NATIVE_OBJ)/abi_check.o: $(NATIVE_OBJ)/abi_check.c
+	$(CC) $(OPT) $(CFLAGS_COMMON) $(WERROR) -MMD -MP -c $< -o $@
+
+$(NATIVE_OBJ)/%.o: kvmpy/%.c
+	@mkdir -p $(@D)
+	$(CC) $(OPT) $(CFLAGS_COMMON) -fno-plt -fvisibility=hidden $(WERROR) -MMD -MP -c $< -o $@
+
+$(NATIVE): $(CORE_O) $(GLUE_O) $(NATIVE_OBJ)/wrapper.o $(NATIVE_OBJ)/abi_check.o
+	$(CC) -shared -Wl,-z,relro,-z,now $(LDFLAGS) $^ -o $@.new -lm -lpthread
+	@mv $@.new $@
+
+-include $(patsubst %.o,%.d,$(CORE_O) $(GLUE_O) $(NATIVE_OBJ)/wrapper.o)
+
+# --- virtual environment ----------------------------------------------------------------------------------------
+ifeq ($(PYTHON),$(VENV)/bin/python)
+$(VENV)/.ready: pyproject.toml
+	@test -n "$(HOST_PYTHON)" || { echo "python3 is missing: sudo apt-get install python3 python3-venv python3-dev" >&2; exit 1; }
+	@$(HOST_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "kvmpy needs Python 3.11 or newer" >&2; exit 1; }
+	@$(HOST_PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "the venv module is missing: sudo apt-get install python3-venv" >&2; exit 1; }
+	@command -v $(CC) >/dev/null || { echo "$(CC) is missing: sudo apt-get install gcc" >&2; exit 1; }
+	@test -x $(VENV)/bin/python || $(HOST_PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  $$($(VENV)/bin/python -P -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *p["optional-dependencies"]["dev"])')
+	@touch $@
+endif
+
+$(VENV)/.installed: pyproject.toml $(NATIVE) | $(VENV)/.ready
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+# The editable install depends on the metadata alone; touching it after every compile would be slow.
+setup: $(VENV)/.ready native blobs
+	@test $(VENV)/.installed -nt pyproject.toml || $(MAKE) --no-print-directory $(VENV)/.installed
+
+# --- jobs -------------------------------------------------------------------------------------------------------
+PYTEST_ARGS ?=
+
+run: setup
+	@if [ -e kvmpy/cli/main.py ] && [ -e kvmpy/blobs/hello64.elf ]; then $(VENV)/bin/kvmpy run kvmpy/blobs/hello64.elf; \
+	 else $(VENV)/bin/python -c 'import kvmpy.native; print("kvmpy is set up")'; fi
+
+test: setup
+	@$(VENV)/bin/python -m pytest -q -rs $(PYTEST_ARGS)
+
+lint: setup
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/mypy
+	@$(MAKE) --no-print-directory native NATIVE=build/lint/_native.abi3.so NATIVE_OBJ=build/lint OPT=-O1
+
+bench: setup
+	@$(VENV)/bin/python -m tests.bench
+
+# The whole module with ASan and UBSan, loaded under the sanitizers' runtime; Python's own leaks are not reported.
+SAN := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g
+SAN_TESTS ?= $(wildcard tests/soft tests/kvm)
+sanitize: setup
+	@mkdir -p build/sanitize/site/kvmpy
+	@$(MAKE) --no-print-directory native NATIVE=build/sanitize/_native.abi3.so NATIVE_OBJ=build/sanitize OPT="-O1 $(SAN)" LDFLAGS="$(SAN)"
+	@KVMPY_NATIVE=$(CURDIR)/build/sanitize/_native.abi3.so LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0:handle_segv=0:allow_user_segv_handler=1 PYTHONMALLOC=malloc \
+	  $(VENV)/bin/python -m pytest -q -rs -p no:cacheprovider $(SAN_TESTS) $(PYTEST_ARGS)
+
+linux: setup
+	@$(VENV)/bin/python -m tests.guests_fetch
+
+oracle: setup
+	@$(VENV)/bin/python -m tests.oracle
+
+clean:
+	rm -rf build dist kvmpy/blobs kvmpy/_native*.so kvmpy/_native*.c *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find kvmpy tests -name __pycache__ -prune -exec rm -rf {} +
