@@ -37,7 +37,7 @@ CData = Any
 _REMEDIES = {
     ("/dev/kvm", errno.EACCES): "add yourself to group kvm: sudo usermod -aG kvm $USER, then log in again",
     ("/dev/kvm", errno.EPERM): "this sandbox or container keeps /dev/kvm away: run it with --device /dev/kvm",
-    ("/dev/kvm", errno.ENOENT): "KVM is not loaded: sudo modprobe kvm_intel or kvm_amd, and switch on virtualization in the firmware set-up",
+    ("/dev/kvm", errno.ENOENT): "KVM is not loaded: sudo modprobe kvm_intel (or kvm_amd); virtualization must be on in the firmware set-up",
     ("/dev/kvm", errno.ENODEV): "the kvm module has no hardware under it: switch on virtualization in the firmware set-up",
     ("/dev/kvm", errno.ENXIO): "the kvm module has no hardware under it: switch on virtualization in the firmware set-up",
     ("/dev/kvm", errno.EBUSY): "another hypervisor holds the processor's virtualization: end it first",
