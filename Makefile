@@ -66,7 +66,7 @@ $(NATIVE_OBJ)/%.o: kvmpy/%.c
 	$(CC) $(OPT) $(CFLAGS_COMMON) -fno-plt -fvisibility=hidden $(WERROR) -MMD -MP -c $< -o $@
 
 $(NATIVE): $(CORE_O) $(GLUE_O) $(NATIVE_OBJ)/wrapper.o $(NATIVE_OBJ)/abi_check.o
-	$(CC) -shared -Wl,-z,relro,-z,lazy $(LDFLAGS) $^ -o $@.new -lm -lpthread
+	$(CC) -shared -Wl,-z,relro,-z,now $(LDFLAGS) $^ -o $@.new -lm -lpthread
 	@mv $@.new $@
 
 -include $(patsubst %.o,%.d,$(CORE_O) $(GLUE_O) $(NATIVE_OBJ)/wrapper.o)

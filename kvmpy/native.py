@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import importlib.machinery
 import importlib.util
 import os
@@ -16,9 +17,7 @@ def _load() -> Any:
     """The module kvmpy._native; KVMPY_NATIVE names another file to load in its place (a build under sanitizers)."""
     path = os.environ.get("KVMPY_NATIVE")
     if not path:
-        from kvmpy import _native
-
-        return _native
+        return importlib.import_module("kvmpy._native")
     loader = importlib.machinery.ExtensionFileLoader("kvmpy._native", path)
     spec = importlib.util.spec_from_file_location("kvmpy._native", path, loader=loader)
     assert spec is not None
