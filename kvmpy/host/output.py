@@ -1,0 +1,78 @@
+"""Output to a file descriptor, gathered into lines."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import select
+import threading
+import time
+
+LIMIT = 4096
+"""Bytes gathered at most."""
+PAUSE = 0.01
+"""Seconds without a newline after which a started line is shown."""
+
+
+class Output:
+    """Writes at every newline, at LIMIT bytes, and PAUSE seconds after the first byte of an unfinished line.
+
+    A descriptor that is closed or whose reader has gone (EPIPE) swallows the rest: `broken` tells so. A slow reader slows the guest.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.broken = False
+        self._buffer = bytearray()
+        self._lock = threading.Lock()
+        self._started = threading.Event()  # an unfinished line waits
+        self._closed = False
+        self._flusher: threading.Thread | None = None
+        atexit.register(self.flush)
+
+    def write(self, data: bytes) -> None:
+        with self._lock:
+            if self.broken or self._closed:
+                return
+            self._buffer += data
+            if b"\n" in data or len(self._buffer) >= LIMIT:
+                self._flush()
+                return
+        if not self._started.is_set():
+            if self._flusher is None:
+                self._flusher = threading.Thread(target=self._flush_pauses, name=f"output {self.fd}", daemon=True)
+                self._flusher.start()
+            self._started.set()
+
+    def flush(self) -> None:
+        with self._lock:
+            self._flush()
+
+    def _flush(self) -> None:
+        while self._buffer and not self.broken:
+            try:
+                written = os.write(self.fd, self._buffer)
+            except BlockingIOError:  # somebody else made the shared descriptor non-blocking
+                select.select([], [self.fd], [], 1.0)
+                continue
+            except OSError:
+                self.broken = True
+                break
+            del self._buffer[:written]
+        self._buffer.clear()
+
+    def _flush_pauses(self) -> None:
+        while not self._closed:
+            self._started.wait()
+            time.sleep(PAUSE)
+            self._started.clear()
+            self.flush()
+
+    def close(self) -> None:
+        """Flushes and ends the thread; the descriptor stays open."""
+        self.flush()
+        self._closed = True
+        self._started.set()
+        if self._flusher is not None:
+            self._flusher.join(1.0)
+        atexit.unregister(self.flush)

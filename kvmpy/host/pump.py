@@ -1,0 +1,127 @@
+"""A thread that reads a descriptor, and writes to it what did not go at once; it can be stopped at any time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import socket
+import threading
+
+from kvmpy.host.chars import Receive
+
+CHUNK = 4096
+BACKLOG = 1 << 20
+"""Bytes of output kept for a reader that is slow or has not come yet; what is beyond is lost and counted."""
+
+
+class Pump:
+    """Serves one descriptor, or one client after the other of a listening socket.
+
+    `receive` gets what was read. At the end of input a plain descriptor is left alone, a client makes room for the next.
+    """
+
+    def __init__(self, receive: Receive, fd: int | None = None, listener: socket.socket | None = None) -> None:
+        self.lost = 0
+        self._receive = receive
+        self._fd = fd
+        self._listener = listener
+        self._client: socket.socket | None = None
+        self._out = bytearray()
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._thread = threading.Thread(target=self._run, name="host input", daemon=True)
+        self._thread.start()
+
+    def send(self, data: bytes) -> None:
+        """Writes at once what the descriptor takes (it must be non-blocking), keeps the rest."""
+        with self._lock:
+            if self._stopped:
+                return
+            if not self._out and self._fd is not None:
+                data = data[self._try_write(data) :]
+                if not data:
+                    return
+            room = BACKLOG - len(self._out)
+            self.lost += max(0, len(data) - room)
+            self._out += data[:room]
+        self._wake()
+
+    def _try_write(self, data: bytes | bytearray) -> int:
+        """Bytes that went out; those for a reader that is gone count as gone out."""
+        assert self._fd is not None
+        try:
+            return os.write(self._fd, data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            return len(data)
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):  # full: the thread will wake anyway
+            os.write(self._wake_write, b"\0")
+
+    def _run(self) -> None:
+        while not self._stopped:
+            with selectors.PollSelector() as selector:  # poll takes regular files, epoll does not
+                selector.register(self._wake_read, selectors.EVENT_READ)
+                if self._fd is not None:
+                    selector.register(self._fd, selectors.EVENT_READ | (selectors.EVENT_WRITE if self._out else 0))
+                elif self._listener is not None:
+                    selector.register(self._listener, selectors.EVENT_READ)
+                ready = selector.select()
+            for key, events in ready:
+                if key.fd == self._wake_read:
+                    with contextlib.suppress(OSError):
+                        os.read(self._wake_read, CHUNK)
+                elif key.fileobj is self._listener:
+                    self._accept()
+                else:
+                    self._serve(events)
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        with contextlib.suppress(OSError):
+            client, _ = self._listener.accept()
+            client.setblocking(False)
+            self._client, self._fd = client, client.fileno()
+
+    def _serve(self, events: int) -> None:
+        if events & selectors.EVENT_WRITE:
+            with self._lock:
+                del self._out[: self._try_write(self._out)]
+        if events & selectors.EVENT_READ and self._fd is not None:
+            try:
+                data = os.read(self._fd, CHUNK)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if self._stopped:
+                return
+            if data:
+                self._receive(data)
+            else:
+                self._end_of_input()
+
+    def _end_of_input(self) -> None:
+        with self._lock:
+            self._fd = None
+            if self._client is not None:
+                self._client.close()
+                self._client = None
+
+    def close(self) -> None:
+        """Stops the thread (safe from within `receive`) and closes a client; a descriptor that was given stays open."""
+        with self._lock:
+            if self._stopped:
+                return
+            self._stopped = True
+        self._wake()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(1.0)
+        if not self._thread.is_alive():
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+        self._end_of_input()
