@@ -89,11 +89,13 @@ class Serial(ByteDevice):
         self._rx: deque[int] = deque()  # the receive FIFO, or RBR
         self._timer: Timer | None = None
         self._plain_read = (
-            self._read_rbr, self._read_ier, self._read_iir, self._read_lcr, self._read_mcr, self._read_lsr, self._read_msr, self._read_scr,
+            self._read_rbr, self._read_ier, self._read_iir, self._read_lcr, self._read_mcr,
+            self._read_lsr, self._read_msr, self._read_scr,
         )
         self._dlab_read = (self._read_dll, self._read_dlm, *self._plain_read[2:])
         self._plain_write = (
-            self._write_thr, self._write_ier, self._write_fcr, self._write_lcr, self._write_mcr, self._ignore, self._ignore, self._write_scr,
+            self._write_thr, self._write_ier, self._write_fcr, self._write_lcr, self._write_mcr,
+            self._ignore, self._ignore, self._write_scr,
         )
         self._dlab_write = (self._write_dll, self._write_dlm, *self._plain_write[2:])
         self._divisor = DIVISOR_9600

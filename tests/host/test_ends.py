@@ -202,7 +202,8 @@ terminal = Terminal(); terminal.attach(lambda data: None); terminal.write(b"read
 
 
 @pytest.mark.parametrize(
-    ("then", "number"), [("time.sleep(20)", signal.SIGTERM), ("time.sleep(20)", signal.SIGHUP), ("raise SystemError", None), ("sys.exit(3)", None)]
+    ("then", "number"),
+    [("time.sleep(20)", signal.SIGTERM), ("time.sleep(20)", signal.SIGHUP), ("raise SystemError", None), ("sys.exit(3)", None)],
 )
 def test_terminal_restored_however_the_process_ends(terminal_pair, then, number):
     master, slave = terminal_pair
