@@ -130,9 +130,7 @@ static inline void store_vec(Cpu *c, const Insn *i, const void *from, unsigned s
     write_vec_linear(c, i, i->seg, linear, from, size);
 }
 
-/* Stack, by its own address size: 64-bit mode RSP, else ESP or SP by SS.B. `size`: 2, 4 or 8. Write first, then adjust. */
-void mem_push(Cpu *c, const Insn *i, unsigned size, uint64_t value);
-uint64_t mem_pop(Cpu *c, const Insn *i, unsigned size);
+/* Stack, by its own address size: 64-bit mode RSP, else ESP or SP by SS.B. */
 static inline uint64_t stack_mask(const Cpu *c)
 {
     return in_64bit(c) ? ~0ull : c->mode & MODE_SS32 ? 0xffffffffull : 0xffffull;
@@ -141,6 +139,30 @@ static inline void set_sp(Cpu *c, uint64_t sp)
 {
     uint64_t mask = stack_mask(c);
     c->gpr[RSP] = mask == 0xffff ? (c->gpr[RSP] & ~mask) | (sp & mask) : sp & mask;
+}
+
+/* PUSH and POP of 2, 4 or 8 bytes: memory first, then the stack pointer. */
+static inline void mem_push(Cpu *c, const Insn *i, unsigned size, uint64_t value)
+{
+    uint64_t sp = (c->gpr[RSP] - size) & stack_mask(c);
+    uint64_t linear = c->mode & MODE_FLAT ? sp : mem_check(c, i, SEG_SS, sp, size, true);
+    if (size == 8)
+        write64_linear(c, i, SEG_SS, linear, value);
+    else if (size == 4)
+        write32_linear(c, i, SEG_SS, linear, (uint32_t)value);
+    else
+        write16_linear(c, i, SEG_SS, linear, (uint16_t)value);
+    set_sp(c, sp);
+}
+static inline uint64_t mem_pop(Cpu *c, const Insn *i, unsigned size)
+{
+    uint64_t sp = c->gpr[RSP] & stack_mask(c);
+    uint64_t linear = c->mode & MODE_FLAT ? sp : mem_check(c, i, SEG_SS, sp, size, false);
+    uint64_t value = size == 8   ? read64_linear(c, i, SEG_SS, linear)
+                     : size == 4 ? read32_linear(c, i, SEG_SS, linear)
+                                 : read16_linear(c, i, SEG_SS, linear);
+    set_sp(c, sp + size);
+    return value;
 }
 
 #endif

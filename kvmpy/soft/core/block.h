@@ -1,0 +1,122 @@
+/* Decoded blocks: straight runs of instructions inside a page, linked to their successors. */
+#ifndef KP_BLOCK_H
+#define KP_BLOCK_H
+
+#include "insn.h"
+#include "vm.h"
+
+#define BLOCK_MAX 48 /* instructions */
+
+/* A successor: valid while the block lives, and between pages only under the translations it was made with. */
+typedef struct {
+    Block *to;
+    uint64_t generation; /* tlb_generation it holds under, or 0: always (same page) */
+} Link;
+
+struct Block {
+    uint64_t rip;   /* of the first instruction */
+    uint64_t phys;  /* of its first byte */
+    uint64_t phys2; /* page of the bytes past the page end (only a block of one instruction has such), or NO_PAGE */
+    uint32_t mode;
+    uint16_t count; /* instructions, the closing pseudo-instruction not counted */
+    uint16_t bytes;
+    Link link[2];   /* 0: taken branch; 1: fall-through */
+    Block *hash_next;
+    Block *page_next[2]; /* next in the lists of the pages it lies in */
+    Insn insn[];
+};
+#define NO_PAGE 1ull
+
+typedef struct {
+    Block *block;
+    uint64_t generation;
+} JumpCacheEntry;
+#define JUMP_CACHE_BITS 12
+
+/* The block at c->rip under the present mode and translations; built where there is none. May raise the fetch's fault. */
+Block *block_find(Cpu *c);
+/* Finds the block at c->rip and links it as successor n of b; gives its first instruction with the budget taken, or NULL. */
+const Insn *block_chain(Cpu *c, Block *b, int n);
+const Insn *block_indirect(Cpu *c);
+/* Decodes the one instruction at c->rip into insn[0], with a closing pseudo-instruction behind it. */
+void block_decode_alone(Cpu *c, Insn insn[2]);
+
+/* Drops what was decoded from a physical range; gives whether anything was. */
+bool code_written(Vm *vm, uint64_t phys, uint64_t size);
+/* Does the page hold decoded code? (then stores into it take the slow path) */
+bool code_in_page(Vm *vm, uint64_t phys);
+void code_drop_all(Vm *vm);
+int code_create(Vm *vm);
+void code_destroy(Vm *vm);
+
+/* The rest of a block that is left before its end goes back into the budget. */
+static inline void refund(Cpu *c, const Insn *next)
+{
+    if (next->block)
+        c->budget += next->block->count - (next - next->block->insn);
+}
+
+JumpCacheEntry *jump_cache(Cpu *c);
+
+static inline const Insn *enter_block(Cpu *c, Block *b)
+{
+    if (likely((c->budget -= b->count) >= 0 && !c->attention))
+        return b->insn;
+    c->budget += b->count;
+    return NULL;
+}
+
+/* End of a direct branch or fall-through to `target`. */
+static inline const Insn *jump_to(Cpu *c, const Insn *i, uint64_t target, int n)
+{
+    Block *b = i->block;
+    c->rip = target;
+    if (unlikely(!b))
+        return NULL;
+    Link *l = &b->link[n];
+    if (likely(l->to && (l->generation == 0 || l->generation == c->tlb_generation)))
+        return enter_block(c, l->to);
+    return block_chain(c, b, n);
+}
+
+static inline const Insn *jump_indirect(Cpu *c, const Insn *i, uint64_t target)
+{
+    c->rip = target;
+    if (unlikely(!i->block))
+        return NULL;
+    const JumpCacheEntry *e = &jump_cache(c)[(target ^ target >> JUMP_CACHE_BITS) & ((1u << JUMP_CACHE_BITS) - 1)];
+    if (likely(e->generation == c->tlb_generation && e->block->rip == target && e->block->mode == c->mode))
+        return enter_block(c, e->block);
+    return block_indirect(c);
+}
+
+#ifdef KP_NO_TAIL_CALLS
+#define JUMP_TO(target, n) return jump_to(c, i, (target), (n))
+#define JUMP_INDIRECT(target) return jump_indirect(c, i, (target))
+#else
+#define JUMP_TO(target, n) \
+    do { \
+        const Insn *to_ = jump_to(c, i, (target), (n)); \
+        if (unlikely(!to_)) \
+            return NULL; \
+        return to_->exec(c, to_); \
+    } while (0)
+#define JUMP_INDIRECT(target) \
+    do { \
+        const Insn *to_ = jump_indirect(c, i, (target)); \
+        if (unlikely(!to_)) \
+            return NULL; \
+        return to_->exec(c, to_); \
+    } while (0)
+#endif
+
+/* Leaves a block in its middle, this instruction retired; execution goes on at `to`. */
+#define LEAVE_EARLY_AT(to) \
+    do { \
+        if (i->block) \
+            refund(c, i + 1); \
+        c->rip = (to); \
+        return NULL; \
+    } while (0)
+
+#endif
