@@ -1,0 +1,266 @@
+"""The machine loop: runs vCPUs, serves their exits, and ends with a verdict.
+
+Where the backend is threaded (KVM) every vCPU has a thread; elsewhere one thread takes what `Vm.run` gives.
+Devices, timers and posted calls all run under one lock.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from kvmpy.backend import Vcpu, Vm
+from kvmpy.bus import MmioBus, PortBus
+from kvmpy.exit_handlers import EXITS, HANDLERS, Seat
+from kvmpy.trace import Tracer
+from kvmpy.verdicts import Stopped, Verdict
+from kvmpy.x86 import RFLAGS_IF
+
+MP_STATE_RUNNABLE = 0
+MP_STATE_UNINITIALIZED = 1
+MP_STATE_INIT_RECEIVED = 2
+MP_STATE_HALTED = 3
+EXIT_INTR = 10
+
+FIRST_TICK = 0.02
+TICK = 0.1
+
+Assist = Callable[[Vcpu], bool]
+
+
+class Loop:
+    """Runs one VM. `run` may be called again after every verdict."""
+
+    def __init__(self, vm: Vm, vcpus: list[Vcpu], ports: PortBus, mmio: MmioBus, *, assist: Assist | None = None) -> None:
+        """`assist` finishes one instruction that the backend cannot execute; false when it cannot either."""
+        self.vm = vm
+        self.ports = ports
+        self.mmio = mmio
+        self.assist = assist
+        self.assisted = 0
+        self.lock = threading.Lock()
+        self.tracer: Tracer | None = None
+        self.verdict: Verdict | None = None
+        self.timers_due: Callable[[], None] | None = None
+        """Called after every interrupted run where time is the backend's own (virtual clock)."""
+        self.seats = [Seat(vcpu) for vcpu in vcpus]
+        self._error: BaseException | None = None
+        self._posted: deque[Callable[[], None]] = deque()
+        self._running = False
+        self._end = threading.Event()
+        self._generation = 0
+        self._quiet_rounds = 0
+        self._interrupts = 0
+
+    # From any thread.
+
+    def stop(self, verdict: Verdict) -> None:
+        """Ends the run with a verdict after the present exit; the first one counts."""
+        if self.verdict is None:
+            self.verdict = verdict
+        self._end.set()
+        self._kick()
+
+    def fail(self, error: BaseException) -> None:
+        """Ends the run; `run` raises `error`."""
+        if self._error is None:
+            self._error = error
+        self.stop(Stopped("error"))
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Runs `call` under the lock soon: here and now, when the present holder lets go, or between two runs of the one thread."""
+        self._posted.append(call)
+        if self.vm.threaded or not self._running:
+            self._drain()
+        else:
+            self._kick()
+
+    def _kick(self) -> None:
+        for seat in self.seats:
+            seat.vcpu.kick()
+            if not self.vm.threaded:
+                break
+
+    def _drain(self) -> None:
+        # A holder of the lock looks at the queue again after letting go, so nothing is left behind when acquire fails.
+        while self._posted and self.lock.acquire(False):
+            try:
+                while self._posted:
+                    self._posted.popleft()()
+            except Exception as error:
+                self.fail(error)
+            finally:
+                self.lock.release()
+
+    # The run.
+
+    def run(self, timeout: float | None = None, until: Callable[[], bool] | None = None) -> Verdict:
+        """Runs until a verdict. `until` is asked after every exit. Ctrl-C raises KeyboardInterrupt with the machine still usable;
+        an exception of a device is raised here, after all vCPUs have stopped."""
+        self.verdict = None
+        self._error = None
+        self._end.clear()
+        self._quiet_rounds = 0
+        self._interrupts = 0
+        restore = self._take_sigint()
+        watch = threading.Thread(target=self._watch, args=(timeout,), name="kvmpy-watch", daemon=True)
+        self._running = True
+        try:
+            self._drain()
+            watch.start()
+            if self.vm.threaded:
+                self._run_threads(until)
+            else:
+                self._run_turns(until)
+        finally:
+            if self.verdict is None:
+                self.stop(Stopped("error"))
+            self._running = False
+            self._end.set()
+            watch.join()
+            restore()
+        self._drain()
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        if self._interrupts:
+            raise KeyboardInterrupt
+        assert self.verdict is not None
+        if self.tracer is not None:
+            self.tracer.emit("verdict", -1, verdict=str(self.verdict))
+        return self.verdict
+
+    def _take_sigint(self) -> Callable[[], None]:
+        """Ctrl-C must not strike in the middle of a device: it stops the run, and becomes an exception after it."""
+        if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            return lambda: None
+
+        def interrupted(number: int, frame: Any) -> None:
+            self._interrupts += 1
+            if self._interrupts > 1:
+                raise KeyboardInterrupt  # a device that does not come back
+            self.stop(Stopped("interrupt"))
+
+        signal.signal(signal.SIGINT, interrupted)
+        return lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None
+
+    def _run_threads(self, until: Callable[[], bool] | None) -> None:
+        threads = [
+            threading.Thread(target=self._run_seat, args=(seat, until), name=f"kvmpy-vcpu{seat.vcpu.index}", daemon=True)
+            for seat in self.seats[1:]
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            self._run_seat(self.seats[0], until)
+        finally:
+            if self.verdict is None:
+                self.stop(Stopped("error"))
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(0.05)
+                    self._kick()
+
+    def _run_seat(self, seat: Seat, until: Callable[[], bool] | None) -> None:
+        """The thread of one vCPU."""
+        try:
+            run, acquire, release, posted = seat.vcpu.run, self.lock.acquire, self.lock.release, self._posted
+            while self.verdict is None:
+                reason = run()
+                if reason == EXIT_INTR:
+                    self._look_for_halt(seat)
+                    continue
+                acquire()
+                try:
+                    seat.exits[reason] += 1
+                    HANDLERS[reason](self, seat)
+                finally:
+                    release()
+                if posted:
+                    self._drain()
+                if until is not None and until():
+                    self.stop(Stopped("until"))
+        except Exception as error:
+            self.fail(error)
+
+    def _run_turns(self, until: Callable[[], bool] | None) -> None:
+        """The one thread of a backend that takes its vCPUs in turns."""
+        try:
+            run, acquire, release, posted = self.vm.run, self.lock.acquire, self.lock.release, self._posted
+            seats = {seat.vcpu.index: seat for seat in self.seats}
+            while self.verdict is None:
+                vcpu = run()
+                seat = seats[vcpu.index]
+                reason = vcpu.record.exit_reason
+                if reason == EXIT_INTR:
+                    if self.timers_due is not None:
+                        with self.lock:
+                            self.timers_due()
+                else:
+                    acquire()
+                    try:
+                        seat.exits[reason] += 1
+                        HANDLERS[reason](self, seat)
+                    finally:
+                        release()
+                if posted:
+                    self._drain()
+                if until is not None and until():
+                    self.stop(Stopped("until"))
+        except Exception as error:
+            self.fail(error)
+
+    # The watchdog: time limit, Ctrl-C, halted machines.
+
+    def _watch(self, timeout: float | None) -> None:
+        end = None if timeout is None else time.monotonic() + timeout
+        tick = FIRST_TICK
+        while not self._end.is_set():
+            wait = tick if end is None else min(tick, max(end - time.monotonic(), 0))
+            if self._end.wait(wait):
+                return
+            if end is not None and time.monotonic() >= end:
+                self.stop(Stopped("timeout"))
+                return
+            # An interrupted run lets Python deliver signals, and shows which vCPUs wait in HLT.
+            self._check_quiet()
+            self._generation += 1
+            self._kick()
+            tick = TICK
+
+    def _check_quiet(self) -> None:
+        """All vCPUs were seen waiting with interrupts off in the last round: nothing can wake them but each other."""
+        if self.vm.threaded and all(seat.quiet_in == self._generation for seat in self.seats) and self._generation:
+            self._quiet_rounds += 1
+            # One vCPU may have woken another by NMI or INIT after that one was looked at; not twice in a row.
+            if self._quiet_rounds >= (1 if len(self.seats) == 1 else 2):
+                from kvmpy.verdicts import Halted
+
+                self.stop(Halted())
+        else:
+            self._quiet_rounds = 0
+
+    def _look_for_halt(self, seat: Seat) -> None:
+        """After an interrupted KVM_RUN: HLT never exits where the interrupt chip is in the kernel, so its state is asked for."""
+        state = seat.vcpu.get_mp_state()
+        waiting = state in (MP_STATE_UNINITIALIZED, MP_STATE_INIT_RECEIVED)
+        if state == MP_STATE_HALTED:
+            waiting = not seat.vcpu.get_regs().rflags & RFLAGS_IF
+        if waiting:
+            seat.quiet_in = self._generation
+            if len(self.seats) == 1:
+                from kvmpy.verdicts import Halted
+
+                self.stop(Halted())
+
+    def statistics(self) -> dict[str, int]:
+        """Exits by name, and instructions finished by the assist."""
+        counts = {name: sum(seat.exits[reason] for seat in self.seats) for reason, name in EXITS.items()}
+        result = {name: count for name, count in counts.items() if count}
+        if self.assisted:
+            result["assisted"] = self.assisted
+        return result
