@@ -79,7 +79,10 @@ class Vm(Protocol):
     """True: each vCPU wants a thread of its own (`Vcpu.run`). False: one thread calls `run` below, vCPUs take turns."""
 
     def run(self) -> Vcpu:
-        """Only where `threaded` is false: runs the vCPUs in turns until one exits, and returns that one."""
+        """Only where `threaded` is false: runs the vCPUs in turns until one exits, and returns that one.
+
+        `exit_reason` in its record is always set, to KVM_EXIT_INTR too: after a kick of any vCPU, and at `set_deadline`.
+        """
 
     def create_vcpu(self, index: int) -> Vcpu: ...
     def set_memory(self, slot: int, gpa: int, host: int, size: int, *, readonly: bool = False, log_dirty: bool = False) -> None:

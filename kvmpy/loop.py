@@ -15,16 +15,15 @@ from typing import Any
 
 from kvmpy.backend import Vcpu, Vm
 from kvmpy.bus import MmioBus, PortBus
-from kvmpy.exit_handlers import EXITS, HANDLERS, Seat
+from kvmpy.exit_handlers import EXIT_INTR, HANDLERS, Seat, exit_name
 from kvmpy.trace import Tracer
-from kvmpy.verdicts import Stopped, Verdict
+from kvmpy.verdicts import Halted, Stopped, Verdict
 from kvmpy.x86 import RFLAGS_IF
 
 MP_STATE_RUNNABLE = 0
 MP_STATE_UNINITIALIZED = 1
 MP_STATE_INIT_RECEIVED = 2
 MP_STATE_HALTED = 3
-EXIT_INTR = 10
 
 FIRST_TICK = 0.02
 TICK = 0.1
@@ -146,7 +145,11 @@ class Loop:
             self.stop(Stopped("interrupt"))
 
         signal.signal(signal.SIGINT, interrupted)
-        return lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None
+
+        def restore() -> None:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        return restore
 
     def _run_threads(self, until: Callable[[], bool] | None) -> None:
         threads = [
@@ -177,7 +180,7 @@ class Loop:
                 acquire()
                 try:
                     seat.exits[reason] += 1
-                    HANDLERS[reason](self, seat)
+                    HANDLERS[reason if reason < 256 else 0](self, seat)
                 finally:
                     release()
                 if posted:
@@ -204,7 +207,7 @@ class Loop:
                     acquire()
                     try:
                         seat.exits[reason] += 1
-                        HANDLERS[reason](self, seat)
+                        HANDLERS[reason if reason < 256 else 0](self, seat)
                     finally:
                         release()
                 if posted:
@@ -238,8 +241,6 @@ class Loop:
             self._quiet_rounds += 1
             # One vCPU may have woken another by NMI or INIT after that one was looked at; not twice in a row.
             if self._quiet_rounds >= (1 if len(self.seats) == 1 else 2):
-                from kvmpy.verdicts import Halted
-
                 self.stop(Halted())
         else:
             self._quiet_rounds = 0
@@ -253,14 +254,15 @@ class Loop:
         if waiting:
             seat.quiet_in = self._generation
             if len(self.seats) == 1:
-                from kvmpy.verdicts import Halted
-
                 self.stop(Halted())
 
     def statistics(self) -> dict[str, int]:
         """Exits by name, and instructions finished by the assist."""
-        counts = {name: sum(seat.exits[reason] for seat in self.seats) for reason, name in EXITS.items()}
-        result = {name: count for name, count in counts.items() if count}
+        result: dict[str, int] = {}
+        for seat in self.seats:
+            for reason, count in seat.exits.items():
+                name = exit_name(reason)
+                result[name] = result.get(name, 0) + count
         if self.assisted:
             result["assisted"] = self.assisted
         return result
