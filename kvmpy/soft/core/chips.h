@@ -15,16 +15,23 @@ void chips_create_pit(Chips *chips);
 struct Lapic *lapic_create(Cpu *c);
 void lapic_destroy(struct Lapic *lapic);
 void lapic_reset(Cpu *c, bool init);
+/* INIT and SIPI. An INIT sets init_pending and drops a pending SIPI. A SIPI sets sipi_vector and sipi_pending, but only on a
+   vCPU that waits for one or is about to (wait_sipi or init_pending); elsewhere it is lost. Both call cpu_attention.
+   At a boundary the run loop does, in this order:
+     init_pending: cpu_reset(c, true), which clears it, calls lapic_reset and sets wait_sipi except on the bootstrap processor;
+     sipi_pending: clears it; where wait_sipi is set: CS = sipi_vector << 8 with base sipi_vector << 12, RIP = 0, wait_sipi = false.
+   Until then a vCPU with wait_sipi set executes nothing and takes no interrupt. */
 
 /* Ports and addresses of the chips; false where they are not theirs. 8259: 20 21 A0 A1 4D0 4D1; 8254: 40-43, 61. */
 bool chips_port_read(Chips *chips, uint16_t port, unsigned size, uint32_t *value);
 bool chips_port_write(Chips *chips, uint16_t port, unsigned size, uint32_t value);
-/* I/O APIC, and c's local APIC where APIC_BASE has it (not in x2APIC mode). */
+/* I/O APIC, and c's local APIC where APIC_BASE has it (disabled or in x2APIC mode its page reads all-ones). */
 bool chips_claims(Chips *chips, const Cpu *c, uint64_t phys);
 uint64_t chips_mmio_read(Chips *chips, Cpu *c, uint64_t phys, unsigned size);
 void chips_mmio_write(Chips *chips, Cpu *c, uint64_t phys, unsigned size, uint64_t value);
 
-/* Lines and messages from outside; they call cpu_attention for the vCPUs concerned. */
+/* Lines and messages from outside; they call cpu_attention for the vCPUs concerned. Every function of this file takes the
+   chips' lock, so these may be called from any thread, also while another one runs the VM. Lines above 23 lead nowhere. */
 void chips_irq_line(Chips *chips, uint32_t gsi, int level);
 int chips_signal_msi(Chips *chips, uint64_t address, uint32_t data); /* count of local APICs that took it */
 

@@ -185,7 +185,7 @@ struct Cpu {
     /* events */
     struct kvm_vcpu_events events; /* what SET_VCPU_EVENTS queued */
     bool halted, wait_sipi;
-    bool nmi_pending, nmi_masked, init_pending;
+    bool nmi_pending, nmi_masked, init_pending, sipi_pending; /* INIT and SIPI: protocol in chips.h */
     uint8_t sipi_vector;
     int16_t queued_interrupt;    /* vector of kp_vcpu_interrupt, or -1 */
     volatile uint32_t attention; /* look at events before the next block */
