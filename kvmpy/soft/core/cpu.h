@@ -206,6 +206,10 @@ struct Cpu {
     struct Lapic *lapic; /* NULL without interrupt chips */
     uint64_t stat[32];
     TlbEntry tlb_user[TLB_SIZE], tlb_super[TLB_SIZE];
+    TlbEntry tlb_super_ac[TLB_SIZE]; /* supervisor with SMAP lifted by EFLAGS.AC */
+    TlbEntry tlb_slow[TLB_SIZE];     /* never holds a fast tag: used while every access needs its alignment checked */
+    uint64_t tlb_log[TLB_SIZE];      /* what walks since the last flush may have put into the tables, see mmu.c */
+    uint32_t tlb_log_count;          /* more than TLB_SIZE: the log has lost some */
 };
 
 /* ---- run.c: faults; none of these returns, so no caller may hold a resource ---- */
@@ -233,6 +237,9 @@ void cpu_set_rflags(Cpu *c, uint64_t rflags); /* without privilege checks */
 /* Delivers an event through the IVT or IDT; c->rip is the return address. Contributory faults become #DF, then shutdown. */
 enum { EVENT_EXCEPTION, EVENT_SOFT_INT, EVENT_ICEBP, EVENT_EXTERNAL, EVENT_NMI };
 void cpu_deliver(Cpu *c, int vector, int kind, bool has_error, uint32_t error);
+/* A fault `second` while delivering the exception `first` (EXC_NONE: an interrupt or a software INT): the vector to deliver
+   next, or -1 for shutdown. SDM 3A table 7-5. */
+int cpu_combine(int first, int second);
 /* 0, or -1 where the access is #GP(0). host: from user space, without guest's restrictions. */
 int msr_read(Cpu *c, uint32_t index, uint64_t *value, bool host);
 int msr_write(Cpu *c, uint32_t index, uint64_t value, bool host);
@@ -243,7 +250,7 @@ void cpu_write_cr3(Cpu *c, const Insn *i, uint64_t value);
 void cpu_write_cr4(Cpu *c, const Insn *i, uint64_t value);
 
 /* ---- mmu.c ---- */
-enum { ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC };
+enum { ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC, ACCESS_IMPLICIT = 4 }; /* IMPLICIT is ORed in: SMAP holds whatever AC says */
 /* Walks the page tables and sets A and D. Gives 0 with *out filled but for addend and fast tags, or the error code of the
    #PF with bit 31 set. user: with CPL 3 rights (implicit supervisor accesses pass false). */
 uint32_t mmu_walk(Cpu *c, uint64_t linear, int access, bool user, TlbEntry *out);

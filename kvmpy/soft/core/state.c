@@ -54,10 +54,11 @@ void cpu_update_mode(Cpu *c)
 
 void cpu_update_tlb(Cpu *c)
 {
+    bool ac = c->eflags & FL_AC;
     if (c->cpl == 3)
-        c->tlb = c->tlb_user;
+        c->tlb = ac && c->cr0 & CR0_AM ? c->tlb_slow : c->tlb_user;
     else
-        c->tlb = c->cr4 & CR4_SMAP && c->eflags & FL_AC ? c->tlb_access : c->tlb_super;
+        c->tlb = ac && c->cr4 & CR4_SMAP ? c->tlb_super_ac : c->tlb_super;
 }
 
 uint64_t cpu_get_rflags(Cpu *c) { return (c->eflags & ~FL_OSZAPC) | cc_flags(c) | 2; }
@@ -132,7 +133,7 @@ void cpu_reset(Cpu *c, bool init)
     c->dr[7] = 0x400;
     memset(&c->events, 0, sizeof c->events);
     c->shadow = 0;
-    c->halted = c->nmi_masked = c->init_pending = false;
+    c->halted = c->nmi_masked = c->init_pending = c->sipi_pending = false;
     c->wait_sipi = c->lapic && c->index != 0;
     c->pending_debug = 0;
     if (!c->a20_mask)

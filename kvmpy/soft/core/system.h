@@ -103,8 +103,9 @@ bool pdptes_load(Cpu *c, uint64_t cr0, uint64_t cr4, uint64_t cr3);
 void flags_write(Cpu *c, uint32_t value, uint32_t mask);
 static inline unsigned flags_iopl(const Cpu *c) { return c->eflags >> 12 & 3; }
 
-/* ---- physical memory as page walks and pvclock reach it: mmu.c ---- */
-void *phys_host(Cpu *c, uint64_t phys, unsigned size, bool write); /* NULL outside RAM; marks the dirty log for writes */
+/* ---- mmu.c: physical memory as page walks and pvclock reach it. NULL outside RAM, or for writes into a read-only slot;
+   `write` marks the dirty log and drops code decoded from there ---- */
+void *phys_host(Cpu *c, uint64_t phys, unsigned size, bool write);
 
 /* ---- msr.c ---- */
 int msr_wants_exit(Cpu *c, uint32_t index, bool write, bool unknown);

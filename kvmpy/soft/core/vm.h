@@ -33,7 +33,7 @@ struct KpVm {
     struct { uint32_t first, count, flags; } msr_range[64];
     uint32_t msr_range_count;
     struct CodeMap *code; /* private to block.c: decoded blocks by physical page */
-    uint64_t code_generation;
+    uint64_t generation;   /* last tlb_generation given out: each is used once in the VM */
 };
 
 /* The slot that holds a physical address, or NULL. */
