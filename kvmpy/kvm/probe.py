@@ -28,17 +28,35 @@ CODE, HANDLER, STACK, GDT, IDT, TSS, DATA, SIZE = 0x8000, 0x8100, 0xA000, 0xA000
 CODE0, DATA0, CODE3_32, DATA3, CODE3, TASK = 0x08, 0x10, 0x18, 0x20, 0x28, 0x30
 
 CAPABILITIES = {
-    "irqchip": lib.KVM_CAP_IRQCHIP, "split_irqchip": lib.KVM_CAP_SPLIT_IRQCHIP, "pit": lib.KVM_CAP_PIT2, "irqfd": lib.KVM_CAP_IRQFD,
-    "ioeventfd": lib.KVM_CAP_IOEVENTFD, "signal_msi": lib.KVM_CAP_SIGNAL_MSI, "irq_routing": lib.KVM_CAP_IRQ_ROUTING,
-    "coalesced_mmio": lib.KVM_CAP_COALESCED_MMIO, "coalesced_pio": lib.KVM_CAP_COALESCED_PIO, "readonly_memory": lib.KVM_CAP_READONLY_MEM,
-    "dirty_ring": lib.KVM_CAP_DIRTY_LOG_RING_ACQ_REL, "manual_dirty_log": lib.KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
-    "sync_regs": lib.KVM_CAP_SYNC_REGS, "sregs2": lib.KVM_CAP_SREGS2, "xsave2": lib.KVM_CAP_XSAVE2,
-    "msr_filter": lib.KVM_CAP_X86_MSR_FILTER, "user_space_msr": lib.KVM_CAP_X86_USER_SPACE_MSR, "statistics": lib.KVM_CAP_BINARY_STATS_FD, "smm": lib.KVM_CAP_X86_SMM,
-    "nested_state": lib.KVM_CAP_NESTED_STATE, "tsc_control": lib.KVM_CAP_TSC_CONTROL, "kvmclock_ctrl": lib.KVM_CAP_KVMCLOCK_CTRL,
-    "immediate_exit": lib.KVM_CAP_IMMEDIATE_EXIT, "memory_slots": lib.KVM_CAP_NR_MEMSLOTS, "vcpus": lib.KVM_CAP_MAX_VCPUS,
-    "debugregs": lib.KVM_CAP_DEBUGREGS, "hardware_breakpoints": lib.KVM_CAP_GUEST_DEBUG_HW_BPS,
+    "irqchip": lib.KVM_CAP_IRQCHIP,
+    "split_irqchip": lib.KVM_CAP_SPLIT_IRQCHIP,
+    "pit": lib.KVM_CAP_PIT2,
+    "irqfd": lib.KVM_CAP_IRQFD,
+    "ioeventfd": lib.KVM_CAP_IOEVENTFD,
+    "signal_msi": lib.KVM_CAP_SIGNAL_MSI,
+    "irq_routing": lib.KVM_CAP_IRQ_ROUTING,
+    "coalesced_mmio": lib.KVM_CAP_COALESCED_MMIO,
+    "coalesced_pio": lib.KVM_CAP_COALESCED_PIO,
+    "readonly_memory": lib.KVM_CAP_READONLY_MEM,
+    "dirty_ring": lib.KVM_CAP_DIRTY_LOG_RING_ACQ_REL,
+    "manual_dirty_log": lib.KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+    "sync_regs": lib.KVM_CAP_SYNC_REGS,
+    "sregs2": lib.KVM_CAP_SREGS2,
+    "xsave2": lib.KVM_CAP_XSAVE2,
+    "msr_filter": lib.KVM_CAP_X86_MSR_FILTER,
+    "user_space_msr": lib.KVM_CAP_X86_USER_SPACE_MSR,
+    "statistics": lib.KVM_CAP_BINARY_STATS_FD,
+    "smm": lib.KVM_CAP_X86_SMM,
+    "nested_state": lib.KVM_CAP_NESTED_STATE,
+    "tsc_control": lib.KVM_CAP_TSC_CONTROL,
+    "kvmclock_ctrl": lib.KVM_CAP_KVMCLOCK_CTRL,
+    "immediate_exit": lib.KVM_CAP_IMMEDIATE_EXIT,
+    "memory_slots": lib.KVM_CAP_NR_MEMSLOTS,
+    "vcpus": lib.KVM_CAP_MAX_VCPUS,
+    "debugregs": lib.KVM_CAP_DEBUGREGS,
+    "hardware_breakpoints": lib.KVM_CAP_GUEST_DEBUG_HW_BPS,
     "memory_fault_info": lib.KVM_CAP_MEMORY_FAULT_INFO,
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
