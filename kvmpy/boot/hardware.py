@@ -1,0 +1,33 @@
+"""The machine as its tables describe it (ACPI, MP): the fixed addresses, ports and interrupts of kvmpy's devices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LAPIC_BASE = 0xFEE00000
+IOAPIC_BASE = 0xFEC00000
+IOAPIC_PINS = 24
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What the guest is told. The defaults are the devices that every machine has."""
+
+    cpus: int = 1
+    com_ports: tuple[tuple[int, int], ...] = ((0x3F8, 4), (0x2F8, 3))
+    """(first port, ISA IRQ) of each 16550A."""
+    rtc: bool = True
+    i8042: bool = True
+    mouse: bool = False
+    pm1_event: int = 0x600
+    pm1_control: int = 0x604
+    pm_timer: int = 0x608
+    pm_timer_32bit: bool = True
+    gpe0: int = 0x60C
+    """Two bytes of status, two of enable."""
+    sci: int = 9
+    reset_port: int = 0xCF9
+    reset_value: int = 0x06
+    s5_type: int = 5
+    """SLP_TYP that switches the machine off."""
+    ioapic_id: int = 0
