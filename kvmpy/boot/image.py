@@ -53,7 +53,7 @@ def read_image(path: str | os.PathLike[str], what: str = "image") -> Image:
                 raise ImageError(f"{name}: {format_size(status.st_size)} is too large for a {what} (limit {format_size(LARGEST)})")
             data = file.read(LARGEST + 1)
     except IsADirectoryError:
-        raise ImageError(f"{name}: is a directory, not a {what}") from None
+        raise ImageError(f"{name}: is a directory, not a file") from None
     except OSError as error:
         raise ImageError(f"{name}: {error.strerror or error}") from None
     except ValueError as error:

@@ -23,7 +23,7 @@ class Segment:
     dpl: int = 0
     db: int = 0
     s: int = 1
-    l: int = 0
+    l: int = 0  # noqa: E741
     g: int = 0
     avl: int = 0
 

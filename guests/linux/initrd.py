@@ -1,0 +1,120 @@
+"""The guest's initrd (cpio "newc", gzip) from busybox and the init script, and the vmlinux inside a bzImage."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import struct
+import subprocess
+import zlib
+from pathlib import Path
+
+S_DIR, S_REG, S_CHR, S_LNK = 0o040000, 0o100000, 0o020000, 0o120000
+
+
+def cpio_entry(name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0, 0), inode: int = 0) -> bytes:
+    """One archive member: 13 fields of 8 hexadecimal digits, name and data each padded to 4 bytes."""
+    raw = name.encode() + b"\0"
+    fields = (inode, mode, 0, 0, 1, 0, len(data), 0, 0, *device, len(raw), 0)
+    head = b"070701" + b"".join(b"%08x" % field for field in fields) + raw
+    return head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)
+
+
+def make_initrd(busybox: bytes, init: bytes) -> bytes:
+    """An initrd with /init, /bin/busybox and the console node; the same bytes for the same input."""
+    members = [
+        ("bin", S_DIR | 0o755, b"", (0, 0)), ("dev", S_DIR | 0o755, b"", (0, 0)), ("tmp", S_DIR | 0o777, b"", (0, 0)),
+        ("dev/console", S_CHR | 0o600, b"", (5, 1)), ("dev/null", S_CHR | 0o666, b"", (1, 3)),
+        ("bin/busybox", S_REG | 0o755, busybox, (0, 0)), ("init", S_REG | 0o755, init, (0, 0)),
+    ]
+    archive = b"".join(cpio_entry(name, mode, data, device, number) for number, (name, mode, data, device) in enumerate(members, 1))
+    archive += cpio_entry("TRAILER!!!", 0)
+    return gzip.compress(archive + bytes(-len(archive) % 512), 6, mtime=0)
+
+
+def _zstd(data: bytes) -> bytes:
+    return subprocess.run(["zstd", "-dc"], input=data, capture_output=True, check=False).stdout
+
+
+def _lz4_block(data: bytes) -> bytes:
+    """An LZ4 block: runs of literals, each followed by a copy from what was written before."""
+    out = bytearray()
+    at, end = 0, len(data)
+    while at < end:
+        token = data[at]
+        at += 1
+        count = token >> 4
+        if count == 15:
+            while data[at] == 255:
+                count += 255
+                at += 1
+            count += data[at]
+            at += 1
+        out += data[at : at + count]
+        at += count
+        if at >= end:
+            break
+        distance = data[at] | data[at + 1] << 8
+        at += 2
+        count = token & 15
+        if count == 15:
+            while data[at] == 255:
+                count += 255
+                at += 1
+            count += data[at]
+            at += 1
+        count += 4
+        start = len(out) - distance
+        if count <= distance:
+            out += out[start : start + count]
+        else:
+            # The copy runs into its own output: the last `distance` bytes repeat.
+            run = bytes(out[start:])
+            out += (run * (count // distance + 1))[:count]
+    return bytes(out)
+
+
+def _lz4_legacy(data: bytes) -> bytes:
+    """LZ4's legacy frame, as kernels are packed: blocks of at most 8 MiB, each with its size before it."""
+    out, at = [], 4
+    while at + 4 <= len(data):
+        (size,) = struct.unpack_from("<I", data, at)
+        # After the last block stands the unpacked size, which is no block.
+        if at + 4 + size > len(data):
+            break
+        out.append(_lz4_block(data[at + 4 : at + 4 + size]))
+        at += 4 + size
+    return b"".join(out)
+
+
+DECODERS = {
+    b"\x02\x21\x4c\x18": _lz4_legacy,
+    b"\x1f\x8b": lambda data: zlib.decompressobj(31).decompress(data),
+    b"\xfd7zXZ\0": lambda data: lzma.LZMADecompressor().decompress(data),
+    b"BZh": lambda data: bz2.BZ2Decompressor().decompress(data),
+    b"\x5d\0\0": lambda data: lzma.LZMADecompressor(lzma.FORMAT_ALONE).decompress(data),
+    b"\x28\xb5\x2f\xfd": _zstd,
+}
+
+
+def extract_vmlinux(bzimage: bytes) -> bytes:
+    """The compressed payload of a bzImage, unpacked; its place is in the setup header (protocol 2.08)."""
+    (version,) = struct.unpack_from("<H", bzimage, 0x206)
+    if bzimage[0x202:0x206] != b"HdrS" or version < 0x208:
+        raise ValueError("no bzImage of protocol 2.08 or later")
+    offset, length = struct.unpack_from("<II", bzimage, 0x248)
+    start = (bzimage[0x1F1] + 1) * 512 + offset
+    payload = bzimage[start : start + length]
+    for magic, decode in DECODERS.items():
+        if payload.startswith(magic):
+            return decode(payload)
+    raise ValueError(f"unknown compression, magic {payload[:6].hex()}")
+
+
+def build(cache: Path, bzimage: Path, busybox: Path, init: Path) -> None:
+    """Writes vmlinuz, vmlinux and initrd.cpio.gz into the cache."""
+    kernel = bzimage.read_bytes()
+    (cache / "vmlinuz").write_bytes(kernel)
+    (cache / "vmlinux").write_bytes(extract_vmlinux(kernel))
+    (cache / "initrd.cpio.gz").write_bytes(make_initrd(busybox.read_bytes(), init.read_bytes()))
