@@ -81,7 +81,8 @@ class AcpiPm(ByteDevice):
             return self._ticks() >> 8 * (offset - PM_TMR) & 0xFF
         self._account()
         word = {
-            PM1_STS: self._status, PM1_EN: self._enable, PM1_CNT: self._control | SCI_EN, GPE0_STS: self._gpe_status, GPE0_EN: self._gpe_enable,
+            PM1_STS: self._status, PM1_EN: self._enable, PM1_CNT: self._control | SCI_EN,
+            GPE0_STS: self._gpe_status, GPE0_EN: self._gpe_enable,
         }.get(offset & ~1, 0)
         return word >> 8 * (offset & 1) & 0xFF
 
