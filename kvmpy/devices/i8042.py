@@ -31,7 +31,8 @@ INT_KEYBOARD, INT_AUX, CONFIG_SYSTEM, NO_KEYBOARD, NO_AUX, TRANSLATE = 0x01, 0x0
 BOOT_CONFIG = INT_KEYBOARD | CONFIG_SYSTEM | NO_AUX | TRANSLATE
 
 READ_RAM, WRITE_RAM = 0x20, 0x60  # and the 31 after each; byte 0 is the configuration
-PASSWORD_TEST, AUX_OFF, AUX_ON, AUX_TEST, SELF_TEST, KEYBOARD_TEST, KEYBOARD_OFF, KEYBOARD_ON = 0xA4, 0xA7, 0xA8, 0xA9, 0xAA, 0xAB, 0xAD, 0xAE
+PASSWORD_TEST, AUX_OFF, AUX_ON, AUX_TEST = 0xA4, 0xA7, 0xA8, 0xA9
+SELF_TEST, KEYBOARD_TEST, KEYBOARD_OFF, KEYBOARD_ON = 0xAA, 0xAB, 0xAD, 0xAE
 READ_INPUT, READ_OUTPUT, WRITE_OUTPUT, WRITE_KEYBOARD_BUFFER, WRITE_AUX_BUFFER, WRITE_AUX = 0xC0, 0xD0, 0xD1, 0xD2, 0xD3, 0xD4
 A20_OFF, A20_ON, READ_TEST, PULSE = 0xDD, 0xDF, 0xE0, 0xF0
 WITH_ARGUMENT = (WRITE_OUTPUT, WRITE_KEYBOARD_BUFFER, WRITE_AUX_BUFFER, WRITE_AUX)
@@ -63,6 +64,7 @@ class I8042(ByteDevice):
         self.press, self.type = self.keyboard.press, self.keyboard.type
         self._translator = Translator()
         self._timer: Timer | None = None
+        self._pumping = False
         self._clear()
 
     def connect(self, platform: Platform) -> None:
@@ -177,8 +179,15 @@ class I8042(ByteDevice):
 
     def _pump(self) -> None:
         """Fills the output buffer if it is empty, something wants to go, and its time has come."""
-        if self._status & OBF:
+        if self._status & OBF or self._pumping:
             return
+        self._pumping = True  # taking a device's last byte makes it offer the next ones
+        try:
+            self._fetch()
+        finally:
+            self._pumping = False
+
+    def _fetch(self) -> None:
         if self._own is not None:
             (value, aux), self._own = self._own, None
             self._fill(value, aux)

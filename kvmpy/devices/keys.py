@@ -8,7 +8,8 @@ from __future__ import annotations
 # Name, make code in set 2 (hex, with prefix), make code in set 3.
 _TABLE = """
 escape 76 08, f1 05 07, f2 06 0f, f3 04 17, f4 0c 1f, f5 03 27, f6 0b 2f, f7 83 37, f8 0a 3f, f9 01 47, f10 09 4f, f11 78 56, f12 07 5e,
-grave 0e 0e, 1 16 16, 2 1e 1e, 3 26 26, 4 25 25, 5 2e 2e, 6 36 36, 7 3d 3d, 8 3e 3e, 9 46 46, 0 45 45, minus 4e 4e, equal 55 55, backspace 66 66,
+grave 0e 0e, 1 16 16, 2 1e 1e, 3 26 26, 4 25 25, 5 2e 2e, 6 36 36, 7 3d 3d, 8 3e 3e, 9 46 46, 0 45 45,
+minus 4e 4e, equal 55 55, backspace 66 66,
 tab 0d 0d, q 15 15, w 1d 1d, e 24 24, r 2d 2d, t 2c 2c, y 35 35, u 3c 3c, i 43 43, o 44 44, p 4d 4d, bracketleft 54 54, bracketright 5b 5b,
 backslash 5d 5c, capslock 58 14, a 1c 1c, s 1b 1b, d 23 23, f 2b 2b, g 34 34, h 33 33, j 3b 3b, k 42 42, l 4b 4b, semicolon 4c 4c,
 apostrophe 52 52, enter 5a 5a, shift 12 12, z 1a 1a, x 22 22, c 21 21, v 2a 2a, b 32 32, n 31 31, m 3a 3a, comma 41 41, period 49 49,
@@ -82,7 +83,8 @@ SEQUENCES: dict[int, dict[str, tuple[bytes, bytes]]] = {
 
 _PLAIN = {
     "\b": "backspace", "\t": "tab", "\n": "enter", "\r": "enter", "\x1b": "escape", " ": "space", "`": "grave", "-": "minus", "=": "equal",
-    "[": "bracketleft", "]": "bracketright", "\\": "backslash", ";": "semicolon", "'": "apostrophe", ",": "comma", ".": "period", "/": "slash",
+    "[": "bracketleft", "]": "bracketright", "\\": "backslash", ";": "semicolon", "'": "apostrophe",
+    ",": "comma", ".": "period", "/": "slash",
     **{character: character for character in "abcdefghijklmnopqrstuvwxyz0123456789"},
 }
 _SHIFTED = dict(zip('~!@#$%^&*()_+{}|:"<>?', "`1234567890-=[]\\;',./", strict=True))

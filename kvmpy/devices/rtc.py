@@ -102,7 +102,9 @@ class Rtc(ByteDevice):
         self._catch_up()
 
     def _wall_base(self) -> int:
-        return int(self.platform.clock.wall() * SECOND) - self.platform.clock.now()
+        """Wall time at now() == 0 in whole milliseconds: the same at every call, where a float's last bits would not be."""
+        clock = self.platform.clock
+        return round((clock.wall() - clock.now() / SECOND) * 1000) * (SECOND // 1000)
 
     def reset(self) -> None:
         """The RESET pin clears interrupt enables and flags; time and memory live on the battery."""

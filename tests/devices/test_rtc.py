@@ -25,8 +25,16 @@ def poke(rtc, register, value):
     rtc.write(1, 1, value)
 
 
+CLOCK = (r.CENTURY, r.YEAR, r.MONTH, r.DAY, r.HOURS, r.MINUTES, r.SECONDS)
+
+
 def clock_of(rtc):
-    return [peek(rtc, x) for x in (r.CENTURY, r.YEAR, r.MONTH, r.DAY, r.HOURS, r.MINUTES, r.SECONDS)]
+    return [peek(rtc, register) for register in CLOCK]
+
+
+def set_clock(rtc, *values):
+    for register, value in zip(CLOCK, values, strict=True):
+        poke(rtc, register, value)
 
 
 def test_time_in_bcd(rtc):
@@ -50,8 +58,7 @@ def test_set_stops_the_registers(rtc, clock):
     poke(rtc, r.B, r.B_SET | r.B_24H)
     clock.advance(5 * SECOND)
     assert peek(rtc, r.SECONDS) == 0x20
-    for register, value in ((r.CENTURY, 0x19), (r.YEAR, 0x99), (r.MONTH, 0x12), (r.DAY, 0x31), (r.HOURS, 0x23), (r.MINUTES, 0x59), (r.SECONDS, 0x59)):
-        poke(rtc, register, value)
+    set_clock(rtc, 0x19, 0x99, 0x12, 0x31, 0x23, 0x59, 0x59)
     clock.advance(5 * SECOND)
     assert clock_of(rtc) == [0x19, 0x99, 0x12, 0x31, 0x23, 0x59, 0x59]
     poke(rtc, r.B, r.B_24H)
@@ -190,8 +197,7 @@ def test_index_port(rtc):
 
 def test_nonsense_is_brought_into_range(rtc, clock):
     poke(rtc, r.B, r.B_SET | r.B_24H | r.B_BINARY)
-    for register in (r.CENTURY, r.YEAR, r.MONTH, r.DAY, r.HOURS, r.MINUTES, r.SECONDS):
-        poke(rtc, register, 0xFF)
+    set_clock(rtc, *[0xFF] * 7)
     poke(rtc, r.B, r.B_24H | r.B_BINARY)
     assert clock_of(rtc) == [99, 99, 12, 31, 23, 59, 59]
     clock.advance(2 * SECOND)
