@@ -27,10 +27,11 @@ struct Block {
 };
 #define NO_PAGE 1ull
 
-typedef struct {
+/* Indirect jumps find their block by RIP here. */
+struct JumpCacheEntry {
     Block *block;
-    uint64_t generation;
-} JumpCacheEntry;
+    uint64_t generation; /* tlb_generation the entry was made under */
+};
 #define JUMP_CACHE_BITS 12
 
 /* The block at c->rip under the present mode and translations; built where there is none. May raise the fetch's fault. */
@@ -38,6 +39,8 @@ Block *block_find(Cpu *c);
 /* Finds the block at c->rip and links it as successor n of b; gives its first instruction with the budget taken, or NULL. */
 const Insn *block_chain(Cpu *c, Block *b, int n);
 const Insn *block_indirect(Cpu *c);
+/* Gives frequent pairs of instructions one handler. */
+void block_fuse(Block *b);
 /* Decodes the one instruction at c->rip into insn[0], with a closing pseudo-instruction behind it. */
 void block_decode_alone(Cpu *c, Insn insn[2]);
 
@@ -55,8 +58,6 @@ static inline void refund(Cpu *c, const Insn *next)
     if (next->block)
         c->budget += next->block->count - (next - next->block->insn);
 }
-
-JumpCacheEntry *jump_cache(Cpu *c);
 
 static inline const Insn *enter_block(Cpu *c, Block *b)
 {
@@ -84,7 +85,7 @@ static inline const Insn *jump_indirect(Cpu *c, const Insn *i, uint64_t target)
     c->rip = target;
     if (unlikely(!i->block))
         return NULL;
-    const JumpCacheEntry *e = &jump_cache(c)[(target ^ target >> JUMP_CACHE_BITS) & ((1u << JUMP_CACHE_BITS) - 1)];
+    const struct JumpCacheEntry *e = &c->jump[(target ^ target >> JUMP_CACHE_BITS) & ((1u << JUMP_CACHE_BITS) - 1)];
     if (likely(e->generation == c->tlb_generation && e->block->rip == target && e->block->mode == c->mode))
         return enter_block(c, e->block);
     return block_indirect(c);

@@ -162,7 +162,8 @@ struct Cpu {
     uint64_t seg_base[SEG_COUNT]; /* what an offset gets added: base of seg[], but 0 for ES, CS, SS, DS in 64-bit mode */
     uint64_t tlb_generation; /* changes with each flush: links between pages check it */
     const Insn *insn;        /* the instruction that faulted or took a slow path last */
-    struct RunState *run;    /* private to run.c and mem.c */
+    struct JumpCacheEntry *jump; /* blocks by RIP, see block.h */
+    struct RunState *run;    /* private to the run loop, see run.h */
 
     /* vector and x87 */
     Ymm ymm[16];

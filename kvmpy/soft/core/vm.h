@@ -13,6 +13,7 @@ typedef struct {
     uint8_t *host;
     uint32_t id, flags; /* KVM_MEM_READONLY, KVM_MEM_LOG_DIRTY_PAGES */
     uint64_t *dirty;    /* one bit per page where logging is on, else NULL */
+    struct CodePage **code; /* by page: what was decoded from it, or NULL; private to block.c */
 } Slot;
 
 struct KpVm {
@@ -32,8 +33,11 @@ struct KpVm {
     uint32_t user_msr_reasons;
     struct { uint32_t first, count, flags; } msr_range[64];
     uint32_t msr_range_count;
-    struct CodeMap *code; /* private to block.c: decoded blocks by physical page */
+    struct CodeMap *code; /* private to block.c: all decoded blocks */
     uint64_t generation;   /* last tlb_generation given out: each is used once in the VM */
+    Cpu *current;          /* vCPU in run(), or NULL: its budget counts into the time */
+    int64_t slice;         /* budget it was given */
+    bool kicked;           /* a kick waits to be answered */
 };
 
 /* The slot that holds a physical address, or NULL. */

@@ -1,0 +1,340 @@
+/* Memory accesses beside the fast path: segment checks, TLB fills, page crossings, devices, watchpoints, code pages. */
+#include "mem.h"
+
+#include "run.h"
+
+static _Noreturn void segment_fault(Cpu *c, const Insn *i, unsigned seg)
+{
+    raise_error(c, i, seg == SEG_SS ? EXC_SS : EXC_GP, 0);
+}
+
+uint64_t mem_check(Cpu *c, const Insn *i, unsigned seg, uint64_t offset, unsigned size, bool write)
+{
+    if (in_64bit(c))
+        return offset + c->seg_base[seg];
+    const struct kvm_segment *s = &c->seg[seg];
+    uint64_t last = offset + size - 1;
+    if (c->mode & MODE_PROT) {
+        if (s->unusable || !s->present)
+            segment_fault(c, i, seg);
+        bool code = s->type & 8;
+        if (write ? code || !(s->type & 2) : code && !(s->type & 2))
+            segment_fault(c, i, seg);
+        if (!code && (s->type & 4)) { /* expand-down: offsets above the limit (SDM 3A 5.3) */
+            uint64_t top = s->db ? 0xffffffff : 0xffff;
+            if (offset <= s->limit || last > top)
+                segment_fault(c, i, seg);
+            return (uint32_t)(s->base + offset);
+        }
+    }
+    if (unlikely(last > s->limit))
+        segment_fault(c, i, seg);
+    return (uint32_t)(s->base + offset);
+}
+
+/* The table that fills go into: the present privilege's, or the one an implicit supervisor access uses. */
+static TlbEntry *fill_table(Cpu *c, bool implicit)
+{
+    if (implicit)
+        return c->tlb_super;
+    if (c->cpl == 3)
+        return c->tlb_user;
+    return (c->cr4 & CR4_SMAP) && (c->eflags & FL_AC) ? c->tlb_super_ac : c->tlb_super;
+}
+
+static TlbEntry *fill(Cpu *c, const Insn *i, uint64_t linear, int access, bool implicit, TlbEntry *e)
+{
+    TlbEntry out = {0};
+    uint32_t error = mmu_walk(c, linear, access | (implicit ? ACCESS_IMPLICIT : 0), c->cpl == 3 && !implicit, &out);
+    if (unlikely(error)) {
+        c->stat[STAT_PAGE_FAULTS]++;
+        raise_page_fault(c, i, linear, error & 0x7fffffff);
+    }
+    c->stat[STAT_TLB_FILLS]++;
+    uint64_t page = linear & ~0xfffull;
+    *e = out;
+    e->linear = page;
+    e->read = e->write = e->exec = TLB_INVALID;
+    Slot *slot = vm_slot(c->vm, out.phys);
+    e->flags &= ~(TLBF_MMIO | TLBF_ROM);
+    if (!slot || (c->lapic && chips_claims(c->vm->chips, c, out.phys))) {
+        e->flags |= TLBF_MMIO;
+        return e;
+    }
+    e->addend = (uintptr_t)(slot->host + (out.phys - slot->gpa)) - (uintptr_t)page;
+    if (slot->flags & KVM_MEM_READONLY)
+        e->flags |= TLBF_ROM;
+    if (out.flags & TLBF_X)
+        e->exec = page;
+    if (watched_page(c, page))
+        return e;
+    if (out.flags & TLBF_R)
+        e->read = page;
+    if (slot->dirty && access == ACCESS_WRITE) {
+        uint64_t n = (out.phys - slot->gpa) >> 12;
+        slot->dirty[n >> 6] |= 1ull << (n & 63);
+    }
+    if ((out.flags & TLBF_W) && !(e->flags & TLBF_ROM) && !code_in_page(c->vm, out.phys)) {
+        uint64_t n = (out.phys - slot->gpa) >> 12;
+        if (!slot->dirty || (slot->dirty[n >> 6] >> (n & 63) & 1))
+            e->write = page;
+    }
+    return e;
+}
+
+/* The entry for one access inside a page, filled and permitted; raises the fault where it is not. */
+static TlbEntry *entry(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, int access, bool implicit)
+{
+    if (in_64bit(c) && unlikely(!is_canonical(linear)))
+        segment_fault(c, i, seg);
+    if (!in_long_mode(c))
+        linear = (uint32_t)linear;
+    TlbEntry *e = &fill_table(c, implicit)[linear >> 12 & (TLB_SIZE - 1)];
+    uint32_t need = access == ACCESS_READ ? TLBF_R : access == ACCESS_WRITE ? TLBF_W : TLBF_X;
+    if (e->linear != (linear & ~0xfffull) || !(e->flags & need))
+        return fill(c, i, linear, access, implicit, e);
+    return e;
+}
+
+static void check_alignment(Cpu *c, const Insn *i, uint64_t linear, unsigned size)
+{
+    if (c->tlb == c->tlb_slow && size > 1 && (linear & (size - 1)) && size <= 16 && !(size & (size - 1)))
+        raise_error(c, i, EXC_AC, 0);
+}
+
+static uint64_t load_host(const void *p, unsigned size)
+{
+    uint64_t v = 0;
+    memcpy(&v, p, size);
+    return v;
+}
+
+static void *host_of(const TlbEntry *e, uint64_t linear) { return (void *)((uintptr_t)linear + e->addend); }
+
+/* Inside one page. */
+static void read_part(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, uint8_t *to, unsigned size, bool implicit)
+{
+    TlbEntry *e = entry(c, i, seg, linear, ACCESS_READ, implicit);
+    if (!in_long_mode(c))
+        linear = (uint32_t)linear;
+    if (unlikely(e->flags & TLBF_MMIO)) {
+        require_alone(c, i);
+        for (unsigned n = 0; n < size;) { /* as KVM: pieces of at most 8 bytes */
+            unsigned part = size - n > 8 ? 8 : size - n;
+            uint64_t v = device_read(c, i, e->phys + (linear & 0xfff) + n, part);
+            memcpy(to + n, &v, part);
+            n += part;
+        }
+        return;
+    }
+    if (unlikely(watched_page(c, linear)))
+        watch_access(c, i, linear, size, false);
+    memcpy(to, host_of(e, linear), size);
+}
+
+static void write_part(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, const uint8_t *from, unsigned size, bool implicit)
+{
+    TlbEntry *e = entry(c, i, seg, linear, ACCESS_WRITE, implicit);
+    if (!in_long_mode(c))
+        linear = (uint32_t)linear;
+    uint64_t phys = e->phys + (linear & 0xfff);
+    if (unlikely(e->flags & (TLBF_MMIO | TLBF_ROM))) {
+        require_alone(c, i);
+        for (unsigned n = 0; n < size;) {
+            unsigned part = size - n > 8 ? 8 : size - n;
+            device_write(c, i, phys + n, part, load_host(from + n, part));
+            n += part;
+        }
+        return;
+    }
+    if (unlikely(watched_page(c, linear)))
+        watch_access(c, i, linear, size, true);
+    Slot *slot = vm_slot(c->vm, phys);
+    if (slot && slot->dirty) {
+        uint64_t n = (phys - slot->gpa) >> 12;
+        slot->dirty[n >> 6] |= 1ull << (n & 63);
+    }
+    memcpy(host_of(e, linear), from, size);
+    if (code_in_page(c->vm, phys))
+        code_written(c->vm, phys, size);
+    if (!(e->flags & TLBF_MMIO) && (e->flags & TLBF_W) && !code_in_page(c->vm, phys) && !watched_page(c, linear))
+        e->write = linear & ~0xfffull;
+}
+
+static unsigned first_part(uint64_t linear, unsigned size)
+{
+    unsigned room = 0x1000 - (linear & 0xfff);
+    return size < room ? size : room;
+}
+
+static void read_any(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, uint8_t *to, unsigned size, bool implicit)
+{
+    unsigned first = first_part(linear, size);
+    if (first < size) { /* both pages are checked before a device behind one of them is asked */
+        entry(c, i, seg, linear, ACCESS_READ, implicit);
+        entry(c, i, seg, linear + first, ACCESS_READ, implicit);
+    }
+    read_part(c, i, seg, linear, to, first, implicit);
+    if (first < size)
+        read_part(c, i, seg, linear + first, to + first, size - first, implicit);
+}
+
+static void write_any(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, const uint8_t *from, unsigned size, bool implicit)
+{
+    unsigned first = first_part(linear, size);
+    if (first < size) {
+        entry(c, i, seg, linear, ACCESS_WRITE, implicit);
+        entry(c, i, seg, linear + first, ACCESS_WRITE, implicit);
+    }
+    write_part(c, i, seg, linear, from, first, implicit);
+    if (first < size)
+        write_part(c, i, seg, linear + first, from + first, size - first, implicit);
+}
+
+uint64_t mem_read_slow(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, unsigned size)
+{
+    uint64_t v = 0;
+    check_alignment(c, i, linear, size);
+    read_any(c, i, seg, linear, (uint8_t *)&v, size, false);
+    return v;
+}
+
+void mem_write_slow(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, unsigned size, uint64_t value)
+{
+    check_alignment(c, i, linear, size);
+    write_any(c, i, seg, linear, (const uint8_t *)&value, size, false);
+}
+
+void mem_probe_write(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, unsigned size)
+{
+    unsigned first = first_part(linear, size);
+    entry(c, i, seg, linear, ACCESS_WRITE, false);
+    if (first < size)
+        entry(c, i, seg, linear + first, ACCESS_WRITE, false);
+}
+
+uint64_t mem_read_for_write_slow(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, unsigned size)
+{
+    uint64_t v = 0;
+    check_alignment(c, i, linear, size);
+    mem_probe_write(c, i, seg, linear, size);
+    read_any(c, i, seg, linear, (uint8_t *)&v, size, false);
+    return v;
+}
+
+void mem_read_bytes(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, void *to, unsigned size)
+{
+    check_alignment(c, i, linear, size);
+    read_any(c, i, seg, linear, to, size, false);
+}
+
+void mem_write_bytes(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, const void *from, unsigned size)
+{
+    check_alignment(c, i, linear, size);
+    write_any(c, i, seg, linear, from, size, false);
+}
+
+uint64_t sys_read(Cpu *c, const Insn *i, uint64_t linear, unsigned size)
+{
+    uint64_t v = 0;
+    read_any(c, i, SEG_DS, linear, (uint8_t *)&v, size, true);
+    return v;
+}
+
+void sys_write(Cpu *c, const Insn *i, uint64_t linear, unsigned size, uint64_t value)
+{
+    write_any(c, i, SEG_DS, linear, (const uint8_t *)&value, size, true);
+}
+
+const TlbEntry *mem_fetch(Cpu *c, uint64_t linear)
+{
+    const Insn *i = &c->run->boundary[0];
+    TlbEntry *e = &fill_table(c, false)[linear >> 12 & (TLB_SIZE - 1)];
+    if (unlikely(e->exec != (linear & ~0xfffull))) {
+        e = entry(c, i, SEG_CS, linear, ACCESS_EXEC, false);
+        if (e->flags & TLBF_MMIO) { /* no RAM to fetch from: KVM's emulator gives up likewise, without instruction bytes */
+            struct kvm_run *r = c->record;
+            r->exit_reason = KVM_EXIT_INTERNAL_ERROR;
+            r->emulation_failure.suberror = KVM_INTERNAL_ERROR_EMULATION;
+            r->emulation_failure.ndata = 6;
+            r->emulation_failure.flags = 0;
+            c->insn = i;
+            unwind(c, UNWIND_EXIT);
+        }
+    }
+    return e;
+}
+
+Slot *vm_slot(Vm *vm, uint64_t gpa)
+{
+    for (uint32_t n = 0; n < vm->slot_count; n++)
+        if (gpa - vm->slot[n].gpa < vm->slot[n].size)
+            return &vm->slot[n];
+    return NULL;
+}
+
+void require_alone(Cpu *c, const Insn *i)
+{
+    if (c->alone)
+        return;
+    if (i->block && i + 1 == i->block->insn + i->block->count)
+        return; /* last of its block: nothing runs behind it before the run loop looks */
+    c->insn = i;
+    unwind(c, UNWIND_ALONE);
+}
+
+static LogEntry *log_next(Cpu *c, uint64_t address, unsigned size)
+{
+    struct RunState *r = c->run;
+    if (r->log_next < r->log_count) {
+        LogEntry *e = &r->log[r->log_next];
+        if (e->address == address && e->size == size && e->done) {
+            r->log_next++;
+            return e;
+        }
+        r->log_count = r->log_next; /* the instruction took another way than before: what follows is no answer to it */
+    }
+    if (r->log_count == LOG_MAX)
+        r->log_count = r->log_next = LOG_MAX - 1;
+    LogEntry *e = &r->log[r->log_count++];
+    r->log_next = r->log_count;
+    *e = (LogEntry){.address = address, .size = size};
+    return e;
+}
+
+uint64_t device_read(Cpu *c, const Insn *i, uint64_t phys, unsigned size)
+{
+    LogEntry *e = log_next(c, phys, size);
+    if (e->done)
+        return e->value;
+    if (c->lapic && chips_claims(c->vm->chips, c, phys)) {
+        e->value = chips_mmio_read(c->vm->chips, c, phys, size);
+        e->done = true;
+        return e->value;
+    }
+    c->insn = i;
+    c->record->exit_reason = KVM_EXIT_MMIO;
+    c->record->mmio.phys_addr = phys;
+    c->record->mmio.len = size;
+    c->record->mmio.is_write = 0;
+    memset(c->record->mmio.data, 0, 8);
+    unwind(c, UNWIND_EXIT);
+}
+
+void device_write(Cpu *c, const Insn *i, uint64_t phys, unsigned size, uint64_t value)
+{
+    (void)i;
+    struct RunState *r = c->run;
+    LogEntry *e = log_next(c, phys, size);
+    bool again = e->done; /* made before the instruction was begun anew */
+    e->done = true;
+    e->value = value;
+    if (c->lapic && chips_claims(c->vm->chips, c, phys)) {
+        if (!again)
+            chips_mmio_write(c->vm->chips, c, phys, size, value);
+        return;
+    }
+    if (r->write_count < WRITE_MAX)
+        r->write[r->write_count++] = (PendingWrite){.phys = phys, .size = size, .value = value};
+    c->attention = 1;
+}

@@ -1,0 +1,75 @@
+/* What the run loop, the memory slow paths and port I/O share about the instruction in progress. */
+#ifndef KP_RUN_H
+#define KP_RUN_H
+
+#include "block.h"
+
+/* Why control came back to the run loop by a jump. */
+enum { UNWIND_FAULT = 1, UNWIND_ALONE, UNWIND_EXIT, UNWIND_SHUTDOWN };
+
+/* Device accesses of one instruction. A read that user space must answer abandons the instruction; the next run executes it
+   again from its start, and the accesses already made are answered from here. */
+#define LOG_MAX 128
+#define WRITE_MAX 128
+typedef struct {
+    uint64_t address; /* physical, or port | LOG_PORT */
+    uint64_t value;
+    uint32_t size;
+    bool done;
+} LogEntry;
+#define LOG_PORT (1ull << 63)
+
+typedef struct {
+    uint64_t phys, value;
+    uint32_t size;
+} PendingWrite;
+
+struct RunState {
+    jmp_buf unwind;
+    /* the fault that unwinds */
+    int fault_vector;
+    bool fault_has_error;
+    uint32_t fault_error;
+    int delivering; /* vector whose delivery is going on, or -1 */
+    int delivering_kind;
+    /* the instruction in progress */
+    Insn alone[2];
+    Insn boundary[2]; /* stands for "no instruction" during event delivery */
+    LogEntry log[LOG_MAX];
+    uint32_t log_count, log_next;
+    uint64_t log_rip;
+    uint8_t string_data[1024]; /* INS: what user space gave */
+    PendingWrite write[WRITE_MAX]; /* MMIO writes of it, given to user space one by one once it has retired */
+    uint32_t write_count, write_next;
+    /* the exit that ends this run */
+    bool exit_pending;
+    bool msr_pending; /* an MSR access waits for user space's answer */
+    bool check;       /* an interrupt may be pending */
+    bool slow_steps;  /* every instruction runs alone: TF, breakpoints, single-stepping by the host */
+    uint64_t io_rip[64]; /* addresses of instructions that were seen to reach devices: blocks end behind them */
+    uint64_t stop_at;    /* retired count of kp_vcpu_step, or NEVER */
+};
+
+enum {
+    STAT_INSTRUCTIONS, STAT_BLOCKS_BUILT, STAT_BLOCKS_DROPPED, STAT_CODE_FLUSHES, STAT_TLB_FILLS, STAT_PAGE_FAULTS, STAT_EXCEPTIONS,
+    STAT_INTERRUPTS, STAT_IO_EXITS, STAT_MMIO_EXITS, STAT_HALTS, STAT_ALONE, STAT_COUNT
+};
+
+_Noreturn void unwind(Cpu *c, int why);
+/* The TLB entry to fetch code at `linear` from; raises the fault, or leaves with KVM_EXIT_INTERNAL_ERROR where no RAM is. */
+const TlbEntry *mem_fetch(Cpu *c, uint64_t linear);
+/* May the instruction reach a device now? Else it unwinds, to be run again alone. */
+void require_alone(Cpu *c, const Insn *i);
+/* The answer of a device to a read of this instruction; unwinds to user space where it is not there yet. */
+uint64_t device_read(Cpu *c, const Insn *i, uint64_t phys, unsigned size);
+void device_write(Cpu *c, const Insn *i, uint64_t phys, unsigned size, uint64_t value);
+/* Instruction has retired: its device accesses are history. */
+static inline void forget_accesses(Cpu *c) { c->run->log_count = c->run->log_next = 0; }
+/* A page's accesses are watched by DR0-DR3: it has no fast tags. */
+bool watched_page(const Cpu *c, uint64_t linear);
+void watch_access(Cpu *c, const Insn *i, uint64_t linear, unsigned size, bool write);
+/* Is there an execution breakpoint in the page of c's RIP? */
+bool breakpoint_page(const Cpu *c, uint64_t linear);
+uint64_t fetch_address(Cpu *c, uint64_t rip); /* linear address of code at an offset in CS */
+
+#endif
