@@ -251,7 +251,7 @@ uint64_t fetch_address(Cpu *c, uint64_t rip)
     return in_64bit(c) ? rip : (uint32_t)(rip + c->seg_base[SEG_CS]);
 }
 
-static bool wants_end(Cpu *c, uint64_t linear) { return c->run->io_rip[linear >> 2 & 63] == linear; }
+static bool wants_end(Cpu *c, uint64_t linear) { return c->run->io_rip[linear % IO_RIPS] == linear; }
 
 static void check_code_bounds(Cpu *c, uint64_t rip)
 {

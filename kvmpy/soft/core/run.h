@@ -9,6 +9,7 @@ enum { UNWIND_FAULT = 1, UNWIND_ALONE, UNWIND_EXIT, UNWIND_SHUTDOWN };
 
 /* Device accesses of one instruction. A read that user space must answer abandons the instruction; the next run executes it
    again from its start, and the accesses already made are answered from here. */
+#define IO_RIPS 1024
 #define LOG_MAX 128
 #define WRITE_MAX 128
 typedef struct {
@@ -46,7 +47,7 @@ struct RunState {
     bool msr_pending; /* an MSR access waits for user space's answer */
     bool check;       /* an interrupt may be pending */
     bool slow_steps;  /* every instruction runs alone: TF, breakpoints, single-stepping by the host */
-    uint64_t io_rip[64]; /* addresses of instructions that were seen to reach devices: blocks end behind them */
+    uint64_t io_rip[IO_RIPS]; /* addresses of instructions that were seen to reach devices: blocks end behind them */
     uint64_t stop_at;    /* retired count of kp_vcpu_step, or NEVER */
 };
 

@@ -37,7 +37,8 @@ struct KpVm {
     uint64_t generation;   /* last tlb_generation given out: each is used once in the VM */
     Cpu *current;          /* vCPU in run(), or NULL: its budget counts into the time */
     int64_t slice;         /* budget it was given */
-    bool kicked;           /* a kick waits to be answered */
+    volatile bool kicked;  /* a kick waits to be answered */
+    volatile bool timers_changed;
 };
 
 /* The slot that holds a physical address, or NULL. */

@@ -1,0 +1,705 @@
+/* The run loop: slices, faults, events at instruction boundaries, exits to user space. */
+#include "run.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "exec.h"
+#include "fpenv.h"
+
+#define SLICE 8192        /* instructions between looks at timers, kicks and user space */
+#define SLICE_SHARED 2048 /* the same where several vCPUs take turns */
+#define VISIT_NS 20000000 /* control goes back to Python this often, for its signals */
+
+void unwind(Cpu *c, int why) { _longjmp(c->run->unwind, why); }
+
+static _Noreturn void fault(Cpu *c, const Insn *i, int vector, bool has_error, uint32_t error)
+{
+    struct RunState *r = c->run;
+    r->fault_vector = vector;
+    r->fault_has_error = has_error;
+    r->fault_error = error;
+    c->insn = i;
+    unwind(c, UNWIND_FAULT);
+}
+
+void raise_fault(Cpu *c, const Insn *i, int vector) { fault(c, i, vector, false, 0); }
+void raise_error(Cpu *c, const Insn *i, int vector, uint32_t error)
+{
+    fault(c, i, vector, c->mode & (MODE_PROT | MODE_VM86), error); /* real mode pushes no error codes */
+}
+
+void raise_page_fault(Cpu *c, const Insn *i, uint64_t linear, uint32_t error)
+{
+    c->cr2 = linear;
+    fault(c, i, EXC_PF, true, error);
+}
+
+void raise_shutdown(Cpu *c) { unwind(c, UNWIND_SHUTDOWN); }
+
+/* ---- time ---- */
+
+static uint64_t host_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static uint64_t retired_now(const Vm *vm)
+{
+    return vm->retired + (vm->current ? (uint64_t)(vm->slice - vm->current->budget) : 0);
+}
+
+/* Virtual time: an instruction takes a nanosecond. */
+uint64_t vm_now(Vm *vm)
+{
+    return vm->virtual_clock ? retired_now(vm) + vm->virtual_skip : host_ns() - vm->clock_base;
+}
+
+uint64_t cpu_tsc(Cpu *c)
+{
+    uint64_t ns = vm_now(c->vm);
+    return (uint64_t)((unsigned __int128)ns * c->vm->tsc_khz / 1000000) + c->tsc_offset + c->tsc_adjust;
+}
+
+uint64_t cpu_icount(const Cpu *c)
+{
+    return c->stat[STAT_INSTRUCTIONS] + (c->vm->current == c ? (uint64_t)(c->vm->slice - c->budget) : 0);
+}
+
+/* ---- attention ---- */
+
+void cpu_attention(Cpu *c)
+{
+    c->run->check = true;
+    __atomic_store_n(&c->attention, 1, __ATOMIC_RELEASE);
+}
+
+void cpu_timer_changed(Cpu *c)
+{
+    /* The slice ends, so that the next one is cut to the earliest deadline again. */
+    cpu_attention(c);
+    c->vm->timers_changed = true;
+}
+
+void cpu_exit_after(Cpu *c, uint32_t exit_reason)
+{
+    c->record->exit_reason = exit_reason;
+    c->run->exit_pending = true;
+    c->attention = 1;
+}
+
+/* ---- debug registers ---- */
+
+static bool break_enabled(const Cpu *c, unsigned n, uint64_t dr7) { (void)c; return dr7 >> (2 * n) & 3; }
+
+static uint64_t active_dr7(const Cpu *c)
+{
+    return c->guest_debug.control & KVM_GUESTDBG_USE_HW_BP ? c->guest_debug.arch.debugreg[7] : c->dr[7];
+}
+static uint64_t active_dr(const Cpu *c, unsigned n)
+{
+    return c->guest_debug.control & KVM_GUESTDBG_USE_HW_BP ? c->guest_debug.arch.debugreg[n] : c->dr[n];
+}
+static unsigned watch_size(unsigned len) { return len == 0 ? 1 : len == 1 ? 2 : len == 2 ? 8 : 4; }
+
+bool watched_page(const Cpu *c, uint64_t linear)
+{
+    uint64_t dr7 = active_dr7(c);
+    if (likely(!(dr7 & 0xff)))
+        return false;
+    for (unsigned n = 0; n < 4; n++)
+        if (break_enabled(c, n, dr7) && (dr7 >> (16 + 4 * n) & 3) != 0 && ((active_dr(c, n) ^ linear) & ~0xfffull) == 0)
+            return true;
+    return false;
+}
+
+void watch_access(Cpu *c, const Insn *i, uint64_t linear, unsigned size, bool write)
+{
+    uint64_t dr7 = active_dr7(c);
+    for (unsigned n = 0; n < 4; n++) {
+        unsigned kind = dr7 >> (16 + 4 * n) & 3, len = watch_size(dr7 >> (18 + 4 * n) & 3);
+        uint64_t at = active_dr(c, n) & ~(uint64_t)(len - 1);
+        if (!break_enabled(c, n, dr7) || !(kind == 3 || (kind == 1 && write)) || at >= linear + size || linear >= at + len)
+            continue;
+        require_alone(c, i); /* the trap comes right behind this instruction */
+        c->pending_debug |= 1ull << n;
+        c->attention = 1;
+    }
+}
+
+bool breakpoint_page(const Cpu *c, uint64_t linear)
+{
+    uint64_t dr7 = active_dr7(c);
+    for (unsigned n = 0; n < 4; n++)
+        if (break_enabled(c, n, dr7) && (dr7 >> (16 + 4 * n) & 3) == 0 && ((active_dr(c, n) ^ linear) & ~0xfffull) == 0)
+            return true;
+    return false;
+}
+
+static uint64_t breakpoints_at(const Cpu *c, uint64_t linear)
+{
+    uint64_t dr7 = active_dr7(c), hit = 0;
+    for (unsigned n = 0; n < 4; n++)
+        if (break_enabled(c, n, dr7) && (dr7 >> (16 + 4 * n) & 3) == 0 && active_dr(c, n) == linear)
+            hit |= 1ull << n;
+    return hit;
+}
+
+static bool any_breakpoint(const Cpu *c)
+{
+    uint64_t dr7 = active_dr7(c);
+    for (unsigned n = 0; n < 4; n++)
+        if (break_enabled(c, n, dr7) && (dr7 >> (16 + 4 * n) & 3) == 0)
+            return true;
+    return false;
+}
+
+static bool slow_steps(const Cpu *c)
+{
+    return (c->eflags & (FL_TF | FL_RF)) || any_breakpoint(c) || (c->guest_debug.control & KVM_GUESTDBG_ENABLE);
+}
+
+/* ---- events ---- */
+
+/* To user space with KVM_EXIT_DEBUG. */
+static void exit_debug(Cpu *c, uint32_t exception, uint64_t dr6)
+{
+    struct kvm_run *r = c->record;
+    r->exit_reason = KVM_EXIT_DEBUG;
+    r->debug.arch.exception = exception;
+    r->debug.arch.pc = fetch_address(c, c->rip);
+    r->debug.arch.dr6 = dr6 | 0xffff0ff0;
+    r->debug.arch.dr7 = c->dr[7];
+    c->run->exit_pending = true;
+}
+
+static void shutdown(Cpu *c)
+{
+    c->record->exit_reason = KVM_EXIT_SHUTDOWN;
+    c->run->exit_pending = true;
+    c->run->delivering = -1;
+}
+
+/* Delivers an event; what its delivery raises comes back here through the unwinding. */
+static void deliver(Cpu *c, int vector, int kind, bool has_error, uint32_t error)
+{
+    struct RunState *r = c->run;
+    r->delivering = vector;
+    r->delivering_kind = kind;
+    c->alone = true;
+    c->halted = false;
+    cpu_deliver(c, vector, kind, has_error, error);
+    c->alone = false;
+    r->delivering = -1;
+    forget_accesses(c);
+    c->stat[kind == EVENT_EXTERNAL ? STAT_INTERRUPTS : STAT_EXCEPTIONS]++;
+}
+
+static void debug_trap(Cpu *c, uint64_t dr6)
+{
+    if (c->guest_debug.control & (KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_HW_BP)) {
+        bool step = (dr6 & 0x4000) && (c->guest_debug.control & KVM_GUESTDBG_SINGLESTEP);
+        bool hw = (dr6 & 15) && (c->guest_debug.control & KVM_GUESTDBG_USE_HW_BP);
+        if (step || hw) {
+            exit_debug(c, EXC_DB, dr6);
+            return;
+        }
+    }
+    c->dr[6] = (c->dr[6] & ~15ull) | dr6;
+    c->dr[7] &= ~(1ull << 13); /* GD */
+    deliver(c, EXC_DB, EVENT_EXCEPTION, false, 0);
+}
+
+static void on_fault(Cpu *c)
+{
+    struct RunState *r = c->run;
+    int vector = r->fault_vector, kind = EVENT_EXCEPTION;
+    bool has_error = r->fault_has_error;
+    uint32_t error = r->fault_error;
+    if (r->delivering >= 0) {
+        /* a fault of delivering an exception; interrupts count as benign */
+        int first = r->delivering_kind == EVENT_EXCEPTION ? r->delivering : EXC_DB;
+        int next = cpu_combine(first, vector);
+        if (next < 0) {
+            shutdown(c);
+            return;
+        }
+        if (next != vector) {
+            vector = next;
+            has_error = true;
+            error = 0;
+        }
+        r->delivering = -1;
+    } else {
+        const Insn *i = c->insn;
+        if (i != &r->boundary[0]) {
+            refund(c, i);
+            if (!i->block)
+                c->budget++;
+            c->rip = i->next_rip - i->len;
+            if (!in_64bit(c))
+                c->rip = (c->mode & MODE_SIZE) == MODE_16 ? (uint16_t)c->rip : (uint32_t)c->rip;
+        }
+        c->alone = false;
+        forget_accesses(c);
+        r->write_count = 0;
+        if (vector == EXC_DB) { /* a fault-type #DB: general detect or instruction breakpoint have set DR6 */
+            deliver(c, EXC_DB, EVENT_EXCEPTION, false, 0);
+            return;
+        }
+        c->eflags |= FL_RF; /* in the pushed image of every fault, SDM 3A 17.3.1.1 */
+    }
+    deliver(c, vector, kind, has_error, error);
+}
+
+/* The instruction that has to run alone, or is abandoned for an answer of user space: back to before it. */
+static void abandon(Cpu *c)
+{
+    const Insn *i = c->insn;
+    struct RunState *r = c->run;
+    r->write_count = 0;
+    r->log_next = 0;
+    if (i == &r->boundary[0])
+        return;
+    refund(c, i);
+    if (!i->block)
+        c->budget++;
+    c->rip = i->next_rip - i->len;
+    if (!in_64bit(c))
+        c->rip = (c->mode & MODE_SIZE) == MODE_16 ? (uint16_t)c->rip : (uint32_t)c->rip;
+}
+
+static void run_insns(Cpu *c, const Insn *i)
+{
+    do
+        i = i->exec(c, i);
+    while (i);
+}
+
+static void step_alone(Cpu *c)
+{
+    struct RunState *r = c->run;
+    uint32_t flags_before = c->eflags;
+    uint8_t shadow_before = c->shadow;
+    uint64_t linear = fetch_address(c, c->rip);
+    c->stat[STAT_ALONE]++;
+    if (!(flags_before & FL_RF) && r->log_count == 0) {
+        uint64_t hit = breakpoints_at(c, linear);
+        if (hit) {
+            if (c->guest_debug.control & KVM_GUESTDBG_USE_HW_BP) {
+                exit_debug(c, EXC_DB, hit);
+                return;
+            }
+            c->dr[6] = (c->dr[6] & ~15ull) | hit;
+            c->eflags |= FL_RF;
+            deliver(c, EXC_DB, EVENT_EXCEPTION, false, 0);
+            return;
+        }
+    }
+    block_decode_alone(c, r->alone);
+    if ((c->guest_debug.control & KVM_GUESTDBG_USE_SW_BP) && r->alone[0].id == INSN_INT3) {
+        exit_debug(c, EXC_BP, 0);
+        return;
+    }
+    c->alone = true;
+    c->budget--;
+    r->log_next = 0;
+    run_insns(c, r->alone);
+    c->alone = false;
+    forget_accesses(c);
+    if (c->shadow == shadow_before)
+        c->shadow = 0;
+    if ((flags_before & FL_RF) && (c->eflags & FL_RF) && r->alone[0].id != INSN_IRET)
+        c->eflags &= ~FL_RF;
+    if (((flags_before & FL_TF) || (c->guest_debug.control & KVM_GUESTDBG_SINGLESTEP)) && c->shadow != 2)
+        c->pending_debug |= 0x4000;
+}
+
+/* Interrupt window, NMI, INIT, SIPI, external interrupts. True: something was done, look again. */
+static bool take_event(Cpu *c)
+{
+    struct RunState *r = c->run;
+    struct kvm_vcpu_events *e = &c->events;
+    if (c->init_pending) {
+        c->init_pending = false;
+        cpu_reset(c, true);
+        lapic_reset(c, true);
+        c->halted = false;
+        c->wait_sipi = c->index != 0;
+        return true;
+    }
+    if (c->wait_sipi) {
+        if (!c->sipi_pending)
+            return false;
+        c->sipi_pending = false;
+        c->wait_sipi = false;
+        c->seg[SEG_CS].selector = (uint16_t)(c->sipi_vector << 8);
+        c->seg[SEG_CS].base = (uint64_t)c->sipi_vector << 12;
+        c->rip = 0;
+        cpu_update_mode(c);
+        return true;
+    }
+    if (c->pending_debug) {
+        uint64_t bits = c->pending_debug;
+        c->pending_debug = 0;
+        debug_trap(c, bits);
+        return true;
+    }
+    if (e->exception.injected || e->exception.pending) {
+        e->exception.injected = e->exception.pending = 0;
+        deliver(c, e->exception.nr, EVENT_EXCEPTION, e->exception.has_error_code, e->exception.error_code);
+        return true;
+    }
+    if (e->interrupt.injected) {
+        e->interrupt.injected = 0;
+        deliver(c, e->interrupt.nr, e->interrupt.soft ? EVENT_SOFT_INT : EVENT_EXTERNAL, false, 0);
+        return true;
+    }
+    if (c->nmi_pending && !c->nmi_masked && !c->shadow) {
+        c->nmi_pending = false;
+        c->nmi_masked = true;
+        deliver(c, EXC_NMI, EVENT_NMI, false, 0);
+        return true;
+    }
+    if (!(c->eflags & FL_IF) || c->shadow)
+        return false;
+    if (c->queued_interrupt >= 0) {
+        int vector = c->queued_interrupt;
+        c->queued_interrupt = -1;
+        deliver(c, vector, EVENT_EXTERNAL, false, 0);
+        return true;
+    }
+    if (c->lapic && r->check) {
+        if (chips_pending(c) >= 0) {
+            int vector = chips_acknowledge(c);
+            if (vector >= 0) {
+                deliver(c, vector, EVENT_EXTERNAL, false, 0);
+                return true;
+            }
+        }
+        r->check = false;
+    }
+    return false;
+}
+
+/* One pending MMIO write becomes the exit of this run. */
+static bool exit_write(Cpu *c)
+{
+    struct RunState *r = c->run;
+    if (r->write_next >= r->write_count) {
+        r->write_next = r->write_count = 0;
+        return false;
+    }
+    const PendingWrite *w = &r->write[r->write_next++];
+    c->record->exit_reason = KVM_EXIT_MMIO;
+    c->record->mmio.phys_addr = w->phys;
+    c->record->mmio.len = w->size;
+    c->record->mmio.is_write = 1;
+    memcpy(c->record->mmio.data, &w->value, 8);
+    r->exit_pending = true;
+    c->stat[STAT_MMIO_EXITS]++;
+    return true;
+}
+
+/* Fields that KVM fills at every exit. */
+static void fill_record(Cpu *c)
+{
+    struct kvm_run *r = c->record;
+    r->if_flag = !!(c->eflags & FL_IF);
+    r->cr8 = c->lapic ? lapic_get_cr8(c) : c->cr8;
+    r->apic_base = c->apic_base;
+    r->flags = 0;
+    r->ready_for_interrupt_injection = !c->lapic && (c->eflags & FL_IF) && !c->shadow && c->queued_interrupt < 0;
+}
+
+/* Takes user space's answers to the exit before. */
+static void take_answers(Cpu *c)
+{
+    struct RunState *r = c->run;
+    if (r->log_count && !r->log[r->log_count - 1].done) {
+        LogEntry *e = &r->log[r->log_count - 1];
+        if (r->log_rip != c->rip) { /* user space moved RIP: the instruction is not resumed */
+            r->log_count = r->log_next = 0;
+        } else {
+            if (e->address & LOG_PORT)
+                memcpy(r->string_data, (uint8_t *)c->record + c->record->io.data_offset, e->size <= 1024 ? e->size : 1024);
+            else
+                memcpy(&e->value, c->record->mmio.data, e->size);
+            e->done = true;
+        }
+    }
+    if (r->msr_pending) {
+        r->msr_pending = false;
+        msr_complete(c);
+    }
+}
+
+enum { SLICE_DONE, SLICE_EXIT, SLICE_HALTED };
+
+/* Runs c for at most `budget` instructions. */
+static int run_slice(Cpu *c, int64_t budget)
+{
+    Vm *vm = c->vm;
+    struct RunState *r = c->run;
+    vm->current = c;
+    vm->slice = c->budget = budget;
+    int result;
+    fp_enter(c);
+    int why = _setjmp(r->unwind);
+    if (why) {
+        switch (why) {
+        case UNWIND_FAULT:
+            on_fault(c);
+            break;
+        case UNWIND_ALONE:
+            abandon(c);
+            if (c->insn->block)
+                r->io_rip[fetch_address(c, c->rip) % IO_RIPS] = fetch_address(c, c->rip);
+            if (c->insn->block)
+                code_written(vm, c->insn->block->phys, 1); /* decoded again, it ends behind this instruction */
+            r->log_count = 0;
+            step_alone(c);
+            break;
+        case UNWIND_EXIT:
+            c->alone = false;
+            abandon(c);
+            r->log_rip = c->rip;
+            r->exit_pending = true;
+            c->stat[c->record->exit_reason == KVM_EXIT_IO ? STAT_IO_EXITS : STAT_MMIO_EXITS]++;
+            break;
+        default:
+            shutdown(c);
+            break;
+        }
+    } else {
+        take_answers(c);
+        if (r->log_count)
+            step_alone(c);
+    }
+    for (;;) {
+        c->attention = 0;
+        if (r->write_count && exit_write(c)) {
+            result = SLICE_EXIT;
+            break;
+        }
+        if (r->exit_pending) {
+            result = SLICE_EXIT;
+            break;
+        }
+        if (vm->timers_changed || vm->kicked || c->budget <= 0) {
+            result = SLICE_DONE;
+            break;
+        }
+        if (take_event(c))
+            continue;
+        if (c->halted || c->wait_sipi) {
+            result = SLICE_HALTED;
+            break;
+        }
+        if (!c->lapic && c->record->request_interrupt_window && (c->eflags & FL_IF) && !c->shadow && c->queued_interrupt < 0) {
+            c->record->exit_reason = KVM_EXIT_IRQ_WINDOW_OPEN;
+            r->exit_pending = true;
+            continue;
+        }
+        r->slow_steps = slow_steps(c);
+        if (r->slow_steps || c->shadow) {
+            step_alone(c);
+            continue;
+        }
+        Block *b = block_find(c);
+        if (unlikely(b->count > c->budget)) {
+            step_alone(c); /* the slice ends inside the block: to the instruction */
+            continue;
+        }
+        c->budget -= b->count;
+        run_insns(c, b->insn);
+    }
+    fp_leave(c);
+    uint64_t used = (uint64_t)(vm->slice - c->budget);
+    vm->current = NULL;
+    vm->retired += used;
+    c->stat[STAT_INSTRUCTIONS] += used;
+    r->exit_pending = false;
+    return result;
+}
+
+static uint64_t next_deadline(Vm *vm)
+{
+    uint64_t d = vm->deadline;
+    if (vm->chips) {
+        uint64_t chips = chips_deadline(vm->chips);
+        if (chips < d)
+            d = chips;
+    }
+    return d;
+}
+
+/* Could c run now? An event for a halted one wakes it. */
+static bool runnable(Cpu *c)
+{
+    if (!c || (c->wait_sipi && !c->sipi_pending && !c->init_pending))
+        return false;
+    if (!c->halted || c->init_pending || c->pending_debug || (c->nmi_pending && !c->nmi_masked))
+        return true;
+    if (!(c->eflags & FL_IF))
+        return false;
+    return c->queued_interrupt >= 0 || (c->lapic && chips_pending(c) >= 0);
+}
+
+/* Halted, and nothing that the chips or devices do can ever wake it. */
+static bool dead(const Cpu *c) { return c->wait_sipi || (c->halted && !(c->eflags & FL_IF)); }
+
+/* Sleeps until a timer is due, a kick comes, or it is time to visit Python. True: `visit` is over. */
+static bool sleep_until(Vm *vm, uint64_t deadline, uint64_t visit)
+{
+    if (vm->virtual_clock) {
+        if (deadline == NEVER) /* only a device's host end can wake the guest: real time has to pass */
+            deadline = vm_now(vm) + 1000000;
+        uint64_t now = vm_now(vm);
+        if (deadline > now)
+            vm->virtual_skip += deadline - now;
+        if (next_deadline(vm) != NEVER)
+            return host_ns() >= visit;
+        deadline = NEVER;
+    }
+    uint64_t now = host_ns(), until = visit;
+    if (deadline != NEVER && deadline + vm->clock_base < until)
+        until = deadline + vm->clock_base;
+    if (until > now) {
+        struct timespec t = {(time_t)((until - now) / 1000000000u), (long)((until - now) % 1000000000u)};
+        struct pollfd p = {.fd = vm->wake_fd, .events = POLLIN};
+        if (ppoll(&p, 1, &t, NULL) > 0) {
+            uint64_t count;
+            if (read(vm->wake_fd, &count, sizeof count) < 0)
+                count = 0;
+        }
+    }
+    return host_ns() >= visit;
+}
+
+static int interrupted(Vm *vm, Cpu *c)
+{
+    vm->kicked = false;
+    c->record->exit_reason = KVM_EXIT_INTR;
+    fill_record(c);
+    return -EINTR;
+}
+
+/* The vCPU `only`, or all in turns. Index of the one that exited, -EINTR, or -EAGAIN: call again (Python's signals first). */
+static int run(Vm *vm, Cpu *only)
+{
+    uint64_t visit = host_ns() + VISIT_NS;
+    bool shared = !only && vm->cpu_count > 1;
+    for (;;) {
+        Cpu *c = only;
+        uint64_t now = vm_now(vm);
+        vm->timers_changed = false;
+        if (vm->chips && chips_deadline(vm->chips) <= now)
+            chips_tick(vm->chips, now);
+        if (!c) {
+            for (uint32_t n = 0; n < vm->cpu_count && !c; n++)
+                if (runnable(vm->cpu[(vm->turn + n) % vm->cpu_count])) {
+                    vm->turn = (vm->turn + n) % vm->cpu_count;
+                    c = vm->cpu[vm->turn];
+                }
+        } else if (!runnable(c))
+            c = NULL;
+        Cpu *speaker = c ? c : only ? only : vm->cpu[0];
+        if (vm->kicked || speaker->record->immediate_exit)
+            return interrupted(vm, speaker);
+        if (vm->deadline <= now) {
+            vm->deadline = NEVER;
+            return interrupted(vm, speaker);
+        }
+        if (!c) {
+            bool all_dead = true;
+            for (uint32_t n = 0; n < vm->cpu_count; n++)
+                if (vm->cpu[n] && !dead(vm->cpu[n]))
+                    all_dead = false;
+            if (all_dead && !(only && only->wait_sipi)) {
+                Cpu *h = only;
+                for (uint32_t n = 0; n < vm->cpu_count && !h; n++)
+                    if (vm->cpu[n] && vm->cpu[n]->halted)
+                        h = vm->cpu[n];
+                if (!h)
+                    h = vm->cpu[0];
+                h->record->exit_reason = KVM_EXIT_HLT;
+                fill_record(h);
+                return (int)h->index;
+            }
+            if (sleep_until(vm, next_deadline(vm), visit))
+                return -EAGAIN;
+            continue;
+        }
+        int64_t budget = shared ? SLICE_SHARED : SLICE;
+        uint64_t deadline = next_deadline(vm);
+        if (vm->virtual_clock && deadline != NEVER && deadline - now < (uint64_t)budget)
+            budget = deadline > now ? (int64_t)(deadline - now) : 1;
+        uint64_t done = c->stat[STAT_INSTRUCTIONS];
+        if (c->run->stop_at != NEVER) {
+            if (done >= c->run->stop_at) {
+                exit_debug(c, EXC_DB, 0x4000);
+                c->run->exit_pending = false;
+                c->run->stop_at = NEVER;
+                fill_record(c);
+                return (int)c->index;
+            }
+            if (c->run->stop_at - done < (uint64_t)budget)
+                budget = (int64_t)(c->run->stop_at - done);
+        }
+        int result = run_slice(c, budget);
+        if (result == SLICE_EXIT) {
+            fill_record(c);
+            return (int)c->index;
+        }
+        if (result == SLICE_HALTED && !c->lapic && c->halted) {
+            c->halted = false;
+            c->record->exit_reason = KVM_EXIT_HLT;
+            c->stat[STAT_HALTS]++;
+            fill_record(c);
+            return (int)c->index;
+        }
+        if (shared)
+            vm->turn = (c->index + 1) % vm->cpu_count;
+        if (host_ns() >= visit)
+            return -EAGAIN;
+    }
+}
+
+int kp_vm_run(Vm *vm) { return run(vm, NULL); }
+
+int kp_vcpu_run(Cpu *c)
+{
+    int r = run(c->vm, c);
+    return r < 0 ? r : 0;
+}
+
+int kp_vcpu_step(Cpu *c, uint64_t count)
+{
+    if (c->run->stop_at == NEVER)
+        c->run->stop_at = c->stat[STAT_INSTRUCTIONS] + count;
+    int r;
+    while ((r = run(c->vm, c)) == -EAGAIN)
+        ;
+    if (c->record->exit_reason == KVM_EXIT_DEBUG)
+        c->run->stop_at = NEVER;
+    return r < 0 ? r : 0;
+}
+
+void kp_vcpu_kick(Cpu *c)
+{
+    Vm *vm = c->vm;
+    uint64_t one = 1;
+    __atomic_store_n(&vm->kicked, true, __ATOMIC_RELEASE);
+    for (uint32_t n = 0; n < vm->cpu_count; n++)
+        if (vm->cpu[n])
+            __atomic_store_n(&vm->cpu[n]->attention, 1, __ATOMIC_RELEASE);
+    if (write(vm->wake_fd, &one, sizeof one) < 0)
+        return; /* the counter is full: it is readable then anyway */
+}
