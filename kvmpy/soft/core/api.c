@@ -6,8 +6,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "abi/core.inc"
 #include "exec.h"
 #include "fpenv.h"
+#include "system.h"
 #include "run.h"
 
 #define RECORD_BYTES (3 * 4096) /* struct kvm_run, the data page of port I/O, a page to spare, as KVM maps them */
@@ -305,7 +307,7 @@ int kp_vcpu_set_sregs(Cpu *c, const struct kvm_sregs *s)
             c->queued_interrupt = (int16_t)n;
     cpu_update_mode(c);
     if (paging) {
-        mmu_load_pdptes(c);
+        pdptes_load(c, c->cr0, c->cr4, c->cr3);
         tlb_flush_all(c);
     }
     cpu_attention(c);

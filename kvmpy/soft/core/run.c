@@ -1,4 +1,5 @@
 /* The run loop: slices, faults, events at instruction boundaries, exits to user space. */
+#define _GNU_SOURCE /* ppoll */
 #include "run.h"
 
 #include <errno.h>
@@ -8,8 +9,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "abi/core.inc"
 #include "exec.h"
 #include "fpenv.h"
+#include "system.h"
 
 #define SLICE 8192        /* instructions between looks at timers, kicks and user space */
 #define SLICE_SHARED 2048 /* the same where several vCPUs take turns */
@@ -282,6 +285,8 @@ static void run_insns(Cpu *c, const Insn *i)
     while (i);
 }
 
+static bool is_insn(const Insn *i, const char *mnemonic) { return !strncmp(insn_table[i->id].mnemonic, mnemonic, strlen(mnemonic)); }
+
 static void step_alone(Cpu *c)
 {
     struct RunState *r = c->run;
@@ -303,7 +308,7 @@ static void step_alone(Cpu *c)
         }
     }
     block_decode_alone(c, r->alone);
-    if ((c->guest_debug.control & KVM_GUESTDBG_USE_SW_BP) && r->alone[0].id == INSN_INT3) {
+    if ((c->guest_debug.control & KVM_GUESTDBG_USE_SW_BP) && is_insn(r->alone, "int3")) {
         exit_debug(c, EXC_BP, 0);
         return;
     }
@@ -315,7 +320,7 @@ static void step_alone(Cpu *c)
     forget_accesses(c);
     if (c->shadow == shadow_before)
         c->shadow = 0;
-    if ((flags_before & FL_RF) && (c->eflags & FL_RF) && r->alone[0].id != INSN_IRET)
+    if ((flags_before & FL_RF) && (c->eflags & FL_RF) && !is_insn(r->alone, "iret"))
         c->eflags &= ~FL_RF;
     if (((flags_before & FL_TF) || (c->guest_debug.control & KVM_GUESTDBG_SINGLESTEP)) && c->shadow != 2)
         c->pending_debug |= 0x4000;
@@ -327,11 +332,7 @@ static bool take_event(Cpu *c)
     struct RunState *r = c->run;
     struct kvm_vcpu_events *e = &c->events;
     if (c->init_pending) {
-        c->init_pending = false;
         cpu_reset(c, true);
-        lapic_reset(c, true);
-        c->halted = false;
-        c->wait_sipi = c->index != 0;
         return true;
     }
     if (c->wait_sipi) {
