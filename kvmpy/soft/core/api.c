@@ -6,7 +6,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "abi/core.inc"
 #include "exec.h"
 #include "fpenv.h"
 #include "system.h"
