@@ -35,7 +35,8 @@ steps = st.lists(
         st.sampled_from((1, 1, 1, 2, 4, 8)),
         values,
     ),
-    max_size=50,
+    min_size=20,
+    max_size=80,
 )
 
 
