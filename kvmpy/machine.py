@@ -1,0 +1,339 @@
+"""A whole machine: memory, vCPUs, the devices of a small PC and a user's own, an image to boot, and a run that ends in a verdict."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from os import PathLike
+from typing import Any
+
+from kvmpy.backend import Backend, Vcpu, Vm
+from kvmpy.bus import MmioBus, PortBus, place
+from kvmpy.clock import HostClock, VirtualClock
+from kvmpy.cpu import Cpu
+from kvmpy.devices.base import Device
+from kvmpy.errors import ConfigError
+from kvmpy.host.capture import Capture
+from kvmpy.host.chars import CharEnd, Null
+from kvmpy.host.tap import Tap
+from kvmpy.irq import Line
+from kvmpy.loop import Loop
+from kvmpy.memory import GuestMemory
+from kvmpy.trace import Listener, Tracer
+from kvmpy.verdicts import Reset, Stopped, Verdict
+
+Path = str | PathLike[str]
+End = CharEnd | str
+
+MOST_CPUS = 255
+REASONS_TO_REBOOT = ("stop", "reboot")
+
+
+class Machine:
+    """A PC: interrupt chips and PIT in the backend; COM1 and on, RTC, keyboard controller, ACPI power management, debug ports in Python.
+
+    `serial` is the end of COM1, or a sequence of ends for COM1 to COM4: a text as `--serial` takes it ("stdio", "file:PATH", "pty",
+    "unix:PATH", "none"), a CharEnd, or None: then output is kept in `machine.serial`, a Capture.
+    `on_reset` says what a reset asked for by the guest does: "stop" ends the run with Reset, "reboot" starts the image again.
+    Raises ConfigError for what cannot be built and HostError or MissingCapability for what the host refuses.
+    """
+
+    def __init__(
+        self,
+        memory: int | str = "128M",
+        cpus: int = 1,
+        cpu: str = "max",
+        *,
+        backend: str | Backend = "auto",
+        devices: Sequence[Device] = (),
+        clock: str = "host",
+        serial: End | Sequence[End] | None = None,
+        console: End | None = None,
+        disks: Sequence[Path] = (),
+        assist: bool = True,
+        on_reset: str = "stop",
+    ) -> None:
+        if not isinstance(cpus, int) or not 1 <= cpus <= MOST_CPUS:
+            raise ConfigError(f"{cpus} CPUs: a machine has 1 to {MOST_CPUS}")
+        if clock not in ("host", "virtual"):
+            raise ConfigError(f"clock {clock!r}: one of host, virtual")
+        if on_reset not in REASONS_TO_REBOOT:
+            raise ConfigError(f"on_reset {on_reset!r}: one of {', '.join(REASONS_TO_REBOOT)}")
+        self._closers: list[Callable[[], None]] = []
+        self._boot: Callable[[], None] | None = None
+        self._running = False
+        self._seconds = 0.0
+        self._high: dict[int, set[Line]] = {}
+        self.on_reset = on_reset
+        self.resets = 0
+        self.events: Counter[str] = Counter()
+        """What devices reported, by "device: event"."""
+        try:
+            self._build(memory, cpus, cpu, backend, devices, clock, serial, console, disks, assist)
+        except BaseException:
+            self.close()
+            raise
+
+    def _build(
+        self, memory: int | str, cpus: int, cpu: str, backend: str | Backend, devices: Sequence[Device], clock: str,
+        serial: End | Sequence[End] | None, console: End | None, disks: Sequence[Path], assist: bool,
+    ) -> None:
+        from kvmpy.pc import Pc
+
+        self.memory = GuestMemory(memory)
+        self._closers.append(self.memory.close)
+        self.backend = self._open_backend(backend, clock)
+        self.vm: Vm = self.backend.create_vm()
+        self._closers.append(self.vm.close)
+        self.vm.create_irqchip()
+        self.vm.create_pit()
+        self.memory.attach(self.vm)
+        vcpus = [self.vm.create_vcpu(index) for index in range(cpus)]
+        self._set_cpuid(vcpus, cpu)
+        self.cpu = [Cpu(vcpu) for vcpu in vcpus]
+        self._chips = [self.vm.get_irqchip(number) for number in range(3)]
+        self._pit = self.vm.get_pit()
+
+        self.ports, self.mmio = PortBus(), MmioBus()
+        self.loop = Loop(self.vm, vcpus, self.ports, self.mmio, assist=self._assist if assist else None)
+        self.clock: HostClock | VirtualClock
+        if clock == "virtual":
+            self.clock = VirtualClock(self.vm)
+            self.loop.timers_due = self.clock.run_due
+        else:
+            self.clock = HostClock(self.loop.post)
+        self._closers.append(self.clock.close)
+
+        ends = self._serial_ends(serial)
+        self.serial = ends[0]
+        """The end of COM1."""
+        self._taps = [Tap(end) for end in ends]
+        self.pc = Pc(self._taps, self._open_end(console or "none"), self.memory.ram_ranges())
+        self.devices: list[Device] = []
+        for device in (*self.pc.devices, *devices):
+            self.add(device)
+
+    def _open_backend(self, backend: str | Backend, clock: str) -> Backend:
+        if not isinstance(backend, str):
+            return backend
+        from kvmpy.backends import open_backend
+
+        opened = open_backend("soft" if backend == "auto" and clock == "virtual" else backend, clock=clock)
+        close = getattr(opened, "close", None)
+        if close is not None:
+            self._closers.append(close)
+        return opened
+
+    def _set_cpuid(self, vcpus: list[Vcpu], model: str) -> None:
+        from kvmpy.cpuid import entries_for
+
+        supported = self.backend.supported_cpuid()
+        for vcpu in vcpus:
+            vcpu.set_cpuid(entries_for(model, supported, vcpu.index, len(vcpus)))
+
+    def _serial_ends(self, serial: End | Sequence[End] | None) -> list[CharEnd]:
+        given: list[End | None]
+        if serial is None or isinstance(serial, (str, CharEnd)):
+            given = [serial]
+        else:
+            given = list(serial)
+        if not 1 <= len(given) <= 4:
+            raise ConfigError(f"{len(given)} serial ports: a machine has 1 to 4")
+        ends = [Capture() if end is None else self._open_end(end) for end in given]
+        return ends + [Null() for _ in range(2 - len(ends))]
+
+    def _open_end(self, end: End) -> CharEnd:
+        if not isinstance(end, str):
+            return end
+        from kvmpy.host.ends import open_end
+
+        opened = open_end(end)
+        self._closers.append(opened.close)
+        return opened
+
+    # What devices may ask (the Platform of kvmpy.devices.base).
+
+    def stop(self, verdict: Verdict | None = None) -> None:
+        """Ends the run after the present exit. From any thread."""
+        self.loop.stop(verdict or Stopped("stopped"))
+
+    def event(self, device: Device, what: str, **payload: Any) -> None:
+        """Counts and traces what a device has to say."""
+        name = device.name or type(device).__name__
+        self.events[f"{name}: {what}"] += 1
+        if self.loop.tracer is not None:
+            self.loop.tracer.emit("device", -1, device=name, event=what, **payload)
+
+    def call(self, function: Callable[[], None]) -> None:
+        """From any thread: runs `function` under the machine's lock soon."""
+        self.loop.post(function)
+
+    def add(self, device: Device) -> Device:
+        """Places a device, before the first run: its ranges on the buses, its interrupt lines on the chips."""
+        if not isinstance(device, Device):
+            raise ConfigError(f"{device!r} is not a kvmpy.Device")
+        place(device, self.ports, self.mmio)
+        device.connect(self)
+        for line in _lines_of(device):
+            line.bind(self._drive)
+        self.devices.append(device)
+        self._closers.append(device.close)
+        return device
+
+    def _drive(self, line: Line, level: int) -> None:
+        high = self._high.setdefault(line.gsi, set())
+        before = bool(high)
+        (high.add if level else high.discard)(line)
+        if bool(high) != before:
+            self.vm.irq_line(line.gsi, int(bool(high)))
+
+    def _assist(self, vcpu: Vcpu) -> bool:
+        from kvmpy.soft.assist import finish_instruction
+
+        return bool(finish_instruction(self.memory, vcpu))
+
+    # Booting and running.
+
+    def load(
+        self, path: Path | None, boot: str | None = None, initrd: Path | None = None, append: str = "",
+        modules: Sequence[tuple[Path, str]] = (),
+    ) -> Machine:
+        """Puts an image into memory and the first vCPU at its entry; gives the machine back. ImageError says what is wrong with it.
+
+        `boot` names the protocol ("flat16", "multiboot1", ...; by default it is recognised); without an image the BIOS boots the disks.
+        """
+        from kvmpy.boot import load
+
+        def start() -> None:
+            state = load(
+                self.memory, path, boot=boot or "auto", cmdline=append, initrd=initrd, modules=modules,
+                hardware=self.pc.hardware(len(self.cpu)),
+            )
+            for address, content in state.roms:
+                if not self.memory.contains(address, len(content)):
+                    self.memory.add_rom(address, content)
+            self.cpu[0].start_at(state)
+            self.boot_state = state
+
+        if self._boot is not None:
+            self._to_power_on()
+        start()
+        self._boot = start
+        return self
+
+    def run(self, timeout: float | None = None, until: str | bytes | Callable[[], bool] | None = None) -> Verdict:
+        """Runs until a verdict; may be called again to go on.
+
+        `timeout` is in seconds of the host. `until` ends the run with Stopped("until"): a text on COM1, or a function asked after
+        every exit. Ctrl-C raises KeyboardInterrupt and leaves the machine as usable as any other end.
+        An exception raised in a device (a bug of its author) is raised here.
+        """
+        if self._running:
+            raise ConfigError("the machine is running already")
+        text = until.encode() if isinstance(until, str) else until if isinstance(until, bytes) else None
+        predicate = None if until is None or text is not None else until
+        if text == b"":
+            raise ConfigError("an empty text to wait for")
+        end = None if timeout is None else time.monotonic() + timeout
+        if text is not None:
+            self._taps[0].watch(text, lambda: self.stop(Stopped("until")))
+        self._running = True
+        start = time.monotonic()
+        try:
+            while True:
+                left = None if end is None else max(end - time.monotonic(), 0.0)
+                verdict = self.loop.run(left, predicate)  # type: ignore[arg-type]
+                if not (isinstance(verdict, Reset) and self.on_reset == "reboot"):
+                    return verdict
+                self.reset()
+        finally:
+            self._running = False
+            self._seconds += time.monotonic() - start
+            if text is not None:
+                self._taps[0].unwatch(text)
+            for tap in self._taps:
+                tap.flush()
+
+    def reset(self) -> None:
+        """Switches the machine off and on: vCPUs, chips and devices in power-on state, memory zero, the image loaded again."""
+        self.resets += 1
+        self._to_power_on()
+        if self._boot is not None:
+            self._boot()
+
+    def _to_power_on(self) -> None:
+        for cpu in self.cpu:
+            cpu.settle()
+        with self.loop.lock:
+            for device in self.devices:
+                device.reset()
+        for chip in self._chips:
+            self.vm.set_irqchip(chip)
+        self.vm.set_pit(self._pit)
+        for cpu in self.cpu:
+            cpu.power_on()
+        self.memory.clear()
+
+    # Looking at it.
+
+    def trace(self, listener: Listener) -> Callable[[], None]:
+        """Calls `listener` with an Event for every exit and every event of a device; the function given back ends that."""
+        tracer = self.loop.tracer
+        if tracer is None:
+            tracer = Tracer(self.clock.now)
+            self.ports.listener = lambda port, size, write: tracer.emit("unclaimed", -1, port=port, size=size, write=write)
+            self.mmio.listener = lambda address, size, write: tracer.emit("unclaimed", -1, address=address, size=size, write=write)
+            self.loop.tracer = tracer
+        tracer.add(listener)
+
+        def end() -> None:
+            tracer.remove(listener)
+            if not len(tracer):
+                self.loop.tracer = self.ports.listener = self.mmio.listener = None
+
+        return end
+
+    @property
+    def statistics(self) -> dict[str, Any]:
+        """Counts as plain data: exits by name, unclaimed accesses by address, events of devices, the backend's own counters."""
+        backend: Counter[str] = Counter()
+        for cpu in self.cpu:
+            backend.update(cpu.vcpu.statistics())
+        return {
+            "backend": self.vm.name,
+            "seconds": round(self._seconds, 6),
+            "exits": self.loop.statistics(),
+            "resets": self.resets,
+            "unclaimed_ports": {f"{port:#x}": count for port, count in sorted(self.ports.unclaimed.items())},
+            "unclaimed_mmio": {f"{address:#x}": count for address, count in sorted(self.mmio.unclaimed.items())},
+            "device_events": dict(self.events),
+            "vcpus": dict(backend),
+        }
+
+    def close(self) -> None:
+        """Ends host ends, timers, VM and memory, in the reverse order of their making. Calling it twice is harmless."""
+        error: BaseException | None = None
+        while self._closers:
+            try:
+                self._closers.pop()()
+            except Exception as caught:
+                error = error or caught
+        if error is not None:
+            raise error
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _lines_of(device: Device) -> list[Line]:
+    """Interrupt lines among the attributes of a device, also in lists and tuples."""
+    found: list[Line] = []
+    for value in vars(device).values():
+        for item in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(item, Line) and item not in found:
+                found.append(item)
+    return found

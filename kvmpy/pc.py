@@ -1,0 +1,48 @@
+"""The devices that every machine has: those of a small PC without PCI, at their usual ports and interrupts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kvmpy.boot.hardware import Hardware
+from kvmpy.devices.acpi_pm import AcpiPm
+from kvmpy.devices.base import Device
+from kvmpy.devices.debug_console import DebugConsole
+from kvmpy.devices.debug_exit import DebugExit
+from kvmpy.devices.i8042 import I8042
+from kvmpy.devices.port92 import A20Gate, Port92
+from kvmpy.devices.post import Post
+from kvmpy.devices.reset_port import ResetPort
+from kvmpy.devices.rtc import Rtc
+from kvmpy.devices.serial import Serial
+from kvmpy.host.chars import CharEnd
+from kvmpy.irq import Line
+
+COM_PORTS = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))
+"""First port and IRQ of COM1 to COM4."""
+
+SCI = 9
+KEYBOARD, MOUSE, CLOCK = 1, 12, 8
+
+
+class Pc:
+    """The default devices of one machine."""
+
+    def __init__(self, serial: Sequence[CharEnd], console: CharEnd, memory: Sequence[tuple[int, int]]) -> None:
+        """`serial` are the ends of COM1 and on; `console` takes the debug console's output; `memory` are the RAM ranges."""
+        gate = A20Gate()
+        self.serial = [
+            Serial(port, Line(irq), end, f"Serial COM{number}")
+            for number, ((port, irq), end) in enumerate(zip(COM_PORTS, serial, strict=False), 1)
+        ]
+        self.keyboard = I8042(Line(KEYBOARD), Line(MOUSE), gate)
+        self.rtc = Rtc(Line(CLOCK), memory)
+        self.pm = AcpiPm(Line(SCI))
+        self.post = Post()
+        self.devices: list[Device] = [
+            *self.serial, self.keyboard, self.rtc, Port92(gate), self.pm, ResetPort(), self.post, DebugConsole(console), DebugExit(),
+        ]
+
+    def hardware(self, cpus: int) -> Hardware:
+        """What the ACPI and MP tables shall say."""
+        return Hardware(cpus=cpus, com_ports=COM_PORTS[: len(self.serial)], sci=SCI)
