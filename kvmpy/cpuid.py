@@ -35,19 +35,23 @@ FEATURES: dict[str, tuple[int, int, str, int]] = {
     **_bits(0x80000001, 0, "edx", "11:syscall 20:nx 25:fxsr_opt 26:pdpe1gb 27:rdtscp 29:lm"),
 }
 
-ALIASES = {"pni": "sse3", "abm": "lzcnt", "pclmul": "pclmulqdq", "sse4.1": "sse4_1", "sse4.2": "sse4_2", "sha": "sha_ni", "cmpxchg16b": "cx16"}
+ALIASES = {
+    "pni": "sse3", "abm": "lzcnt", "pclmul": "pclmulqdq", "sse4.1": "sse4_1", "sse4.2": "sse4_2", "sha": "sha_ni", "cmpxchg16b": "cx16",
+}
 
-_V1 = frozenset("fpu cx8 cmov mmx fxsr sse sse2 syscall lm".split())
-_V2 = _V1 | frozenset("cx16 lahf_lm popcnt sse3 ssse3 sse4_1 sse4_2".split())
-_V3 = _V2 | frozenset("avx avx2 bmi1 bmi2 f16c fma lzcnt movbe xsave".split())
+_V1 = frozenset(("fpu", "cx8", "cmov", "mmx", "fxsr", "sse", "sse2", "syscall", "lm"))
+_V2 = _V1 | frozenset(("cx16", "lahf_lm", "popcnt", "sse3", "ssse3", "sse4_1", "sse4_2"))
+_V3 = _V2 | frozenset(("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "lzcnt", "movbe", "xsave"))
 
 # What programs use without the kernel's help; everything else is for kernels and stays with every model.
-_INSTRUCTIONS = frozenset(
-    "cmov mmx fxsr sse sse2 sse3 pclmulqdq ssse3 fma cx16 sse4_1 sse4_2 movbe popcnt aes xsave avx f16c rdrand bmi1 hle avx2 bmi2 rtm "
-    "avx512f avx512dq rdseed adx avx512ifma clwb avx512cd sha_ni avx512bw avx512vl avx512vbmi waitpkg avx512_vbmi2 gfni vaes vpclmulqdq "
-    "avx512_vnni avx512_bitalg avx512_vpopcntdq rdpid cldemote movdiri movdir64b avx512_vp2intersect serialize amx_bf16 avx512_fp16 "
-    "amx_tile amx_int8 avx_vnni avx512_bf16 avx_ifma lahf_lm lzcnt sse4a 3dnowprefetch xop fma4 tbm pku".split()
-)
+_INSTRUCTIONS = frozenset((
+    "cmov", "mmx", "fxsr", "sse", "sse2", "sse3", "pclmulqdq", "ssse3", "fma", "cx16", "sse4_1", "sse4_2", "movbe", "popcnt", "aes",
+    "xsave", "avx", "f16c", "rdrand", "bmi1", "hle", "avx2", "bmi2", "rtm", "avx512f", "avx512dq", "rdseed", "adx", "avx512ifma", "clwb",
+    "avx512cd", "sha_ni", "avx512bw", "avx512vl", "avx512vbmi", "waitpkg", "avx512_vbmi2", "gfni", "vaes", "vpclmulqdq", "avx512_vnni",
+    "avx512_bitalg", "avx512_vpopcntdq", "rdpid", "cldemote", "movdiri", "movdir64b", "avx512_vp2intersect", "serialize", "amx_bf16",
+    "avx512_fp16", "amx_tile", "amx_int8", "avx_vnni", "avx512_bf16", "avx_ifma", "lahf_lm", "lzcnt", "sse4a", "3dnowprefetch", "xop",
+    "fma4", "tbm", "pku",
+))
 
 MODELS: dict[str, str] = {
     "max": "everything that the backend has",
@@ -59,7 +63,8 @@ _LEVELS = {"x86-64-v1": _V1, "x86-64-v2": _V2, "x86-64-v3": _V3}
 
 # Features that cannot be without another one.
 _NEEDS = {
-    "avx": "xsave", "xsaveopt": "xsave", "xsavec": "xsave", "xgetbv1": "xsave", "xsaves": "xsave", "avx2": "avx", "fma": "avx", "f16c": "avx",
+    "avx": "xsave", "xsaveopt": "xsave", "xsavec": "xsave", "xgetbv1": "xsave", "xsaves": "xsave", "avx2": "avx",
+    "fma": "avx", "f16c": "avx",
     "vaes": "avx", "vpclmulqdq": "avx", "avx_vnni": "avx2", "avx512f": "avx2", "pku": "xsave", "amx_tile": "xsave", "amx_int8": "amx_tile",
     "amx_bf16": "amx_tile", "xop": "avx", "fma4": "avx", "avx_ifma": "avx2",
     **{name: "avx512f" for name in FEATURES if name.startswith("avx512") and name != "avx512f"},

@@ -9,32 +9,14 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from kvmpy.backend import CData, Vcpu
+from kvmpy.exits import InternalErrorExit, decode, reason_name
 from kvmpy.native import ffi, lib
 from kvmpy.verdicts import Crashed, Halted, PowerOff, Reset, Stopped
-from kvmpy.x86 import msr_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kvmpy.loop import Loop
-
-NAMES = {
-    lib.KVM_EXIT_IO: "io",
-    lib.KVM_EXIT_HYPERCALL: "hypercall",
-    lib.KVM_EXIT_DEBUG: "debug",
-    lib.KVM_EXIT_HLT: "hlt",
-    lib.KVM_EXIT_MMIO: "mmio",
-    lib.KVM_EXIT_IRQ_WINDOW_OPEN: "irq_window",
-    lib.KVM_EXIT_SHUTDOWN: "shutdown",
-    lib.KVM_EXIT_FAIL_ENTRY: "fail_entry",
-    lib.KVM_EXIT_SET_TPR: "set_tpr",
-    lib.KVM_EXIT_INTERNAL_ERROR: "internal_error",
-    lib.KVM_EXIT_SYSTEM_EVENT: "system_event",
-    lib.KVM_EXIT_IOAPIC_EOI: "ioapic_eoi",
-    lib.KVM_EXIT_X86_RDMSR: "rdmsr",
-    lib.KVM_EXIT_X86_WRMSR: "wrmsr",
-    lib.KVM_EXIT_MEMORY_FAULT: "memory_fault",
-}
 
 _ENOSYS = (1 << 64) - 1000  # KVM_ENOSYS of <linux/kvm_para.h>, negated
 
@@ -64,17 +46,21 @@ def _crash(loop: Loop, seat: Seat, why: str, **details: Any) -> None:
     loop.stop(Crashed(seat.rip(), why, seat.index, details))
 
 
+def _trace(loop: Loop, seat: Seat) -> None:
+    if loop.tracer is not None:
+        reason = seat.record.exit_reason
+        loop.tracer.emit("exit", seat.index, reason=exit_name(reason), text=str(decode(seat.record, reason)))
+
+
 def on_io(loop: Loop, seat: Seat) -> None:
     io = seat.io
     port, size, count = io.port, io.size, io.count
     data = seat.io_data()
     if count == 1:
         if io.direction:
-            value = int.from_bytes(data[0:size], "little")
-            loop.ports.write(port, size, value)
+            loop.ports.write(port, size, int.from_bytes(data[0:size], "little"))
         else:
-            value = loop.ports.read(port, size)
-            data[0:size] = value.to_bytes(size, "little")
+            data[0:size] = loop.ports.read(port, size).to_bytes(size, "little")
     elif io.direction:
         for at in range(0, size * count, size):
             loop.ports.write(port, size, int.from_bytes(data[at : at + size], "little"))
@@ -101,98 +87,72 @@ def on_mmio(loop: Loop, seat: Seat) -> None:
         tracer.emit("mmio", seat.index, address=address, size=size, write=bool(mmio.is_write), value=value)
 
 
-def _traced(loop: Loop, seat: Seat, what: str, **data: Any) -> None:
-    if loop.tracer is not None:
-        loop.tracer.emit("exit", seat.index, reason=what, **data)
-
-
 def on_hlt(loop: Loop, seat: Seat) -> None:
-    _traced(loop, seat, "hlt")
+    _trace(loop, seat)
     loop.stop(Halted())
 
 
 def on_shutdown(loop: Loop, seat: Seat) -> None:
-    _traced(loop, seat, "shutdown")
+    _trace(loop, seat)
     _crash(loop, seat, "triple fault")
 
 
 def on_debug(loop: Loop, seat: Seat) -> None:
-    arch = seat.record.debug.arch
-    _traced(loop, seat, "debug", pc=arch.pc, dr6=arch.dr6)
+    _trace(loop, seat)
     loop.stop(Stopped("debug"))
 
 
 def on_nothing(loop: Loop, seat: Seat) -> None:
-    """IRQ_WINDOW_OPEN, SET_TPR, IOAPIC_EOI: news that nobody here waits for."""
-    _traced(loop, seat, NAMES.get(seat.record.exit_reason, ""))
-
-
-def on_fail_entry(loop: Loop, seat: Seat) -> None:
-    reason = int(seat.record.fail_entry.hardware_entry_failure_reason)
-    _traced(loop, seat, "fail_entry", hardware_reason=reason)
-    _crash(loop, seat, f"the processor refused to enter the guest (hardware reason {reason:#x})", hardware_reason=reason)
+    """IRQ_WINDOW_OPEN, SET_TPR, IOAPIC_EOI and the like: news that nobody here waits for."""
+    _trace(loop, seat)
 
 
 def on_internal_error(loop: Loop, seat: Seat) -> None:
-    record = seat.record
-    suberror = int(record.internal.suberror)
-    if suberror != lib.KVM_INTERNAL_ERROR_EMULATION:
-        words = [int(record.internal.data[i]) for i in range(min(record.internal.ndata, 16))]
-        _traced(loop, seat, "internal_error", suberror=suberror)
-        _crash(loop, seat, f"internal error of KVM, suberror {suberror}", suberror=suberror, data=words)
-        return
-    failure = record.emulation_failure
-    code = b""
-    if failure.ndata >= 3 and failure.flags & 1:
-        code = bytes(ffi.buffer(failure.insn_bytes))[: min(int(failure.insn_size), 15)]
-    if loop.assist is not None and loop.assist(seat.vcpu):
-        loop.assisted += 1
-        if loop.tracer is not None:
-            loop.tracer.emit("assist", seat.index, rip=seat.rip(), instruction=code.hex(" "))
-        return
-    _traced(loop, seat, "internal_error", suberror=suberror, instruction=code.hex(" "))
-    shown = f" ({code.hex(' ')})" if code else " (its bytes cannot be fetched)"
-    _crash(loop, seat, f"KVM cannot emulate this instruction{shown}", suberror=suberror, instruction=code.hex(" "))
+    error = decode(seat.record, lib.KVM_EXIT_INTERNAL_ERROR)
+    assert isinstance(error, InternalErrorExit)
+    code = error.instruction.hex(" ")
+    if error.emulation and loop.assist is not None:
+        rip = seat.rip() if loop.tracer is not None else 0
+        if loop.assist(seat.vcpu):
+            loop.assisted += 1
+            if loop.tracer is not None:
+                loop.tracer.emit("assist", seat.index, rip=rip, instruction=code)
+            return
+    _trace(loop, seat)
+    if error.emulation:
+        shown = f" ({code})" if code else " (its bytes cannot be fetched)"
+        _crash(loop, seat, f"KVM cannot emulate the instruction{shown}", suberror=error.suberror, instruction=code)
+    else:
+        _crash(loop, seat, str(error), suberror=error.suberror, data=list(error.data))
 
 
 def on_system_event(loop: Loop, seat: Seat) -> None:
+    _trace(loop, seat)
     kind = int(seat.record.system_event.type)
-    _traced(loop, seat, "system_event", type=kind)
     if kind == lib.KVM_SYSTEM_EVENT_SHUTDOWN:
         loop.stop(PowerOff())
     elif kind == lib.KVM_SYSTEM_EVENT_RESET:
         loop.stop(Reset("system event"))
     else:
-        _crash(loop, seat, f"system event {kind}", type=kind)
+        _crash(loop, seat, str(decode(seat.record)), type=kind)
 
 
 def on_hypercall(loop: Loop, seat: Seat) -> None:
-    call = seat.record.hypercall
-    _traced(loop, seat, "hypercall", number=int(call.nr))
-    call.ret = _ENOSYS
+    _trace(loop, seat)
+    seat.record.hypercall.ret = _ENOSYS
 
 
-def on_msr(loop: Loop, seat: Seat) -> None:
-    msr = seat.record.msr
-    index, write = int(msr.index), seat.record.exit_reason == lib.KVM_EXIT_X86_WRMSR
-    _traced(loop, seat, "wrmsr" if write else "rdmsr", index=index, value=int(msr.data) if write else 0)
-    what = f"wrmsr {msr_name(index)} = {int(msr.data):#x}" if write else f"rdmsr {msr_name(index)}"
-    _crash(loop, seat, f"{what}: nobody serves this register", index=index)
+def on_notify(loop: Loop, seat: Seat) -> None:
+    _trace(loop, seat)
+    if seat.record.notify.flags & lib.KVM_NOTIFY_CONTEXT_INVALID:
+        _crash(loop, seat, "the processor lost the guest's context (NOTIFY)")
 
 
-def on_memory_fault(loop: Loop, seat: Seat) -> None:
-    fault = seat.record.memory_fault
-    address = int(fault.gpa)
-    _traced(loop, seat, "memory_fault", address=address)
-    _crash(loop, seat, f"memory at {address:#x} cannot be given to the guest", address=address, size=int(fault.size))
-
-
-def on_unknown(loop: Loop, seat: Seat) -> None:
+def on_anything(loop: Loop, seat: Seat) -> None:
+    """FAIL_ENTRY, MSR accesses that nobody serves, memory faults, and reasons that are not known here."""
+    _trace(loop, seat)
     reason = int(seat.record.exit_reason)
-    _traced(loop, seat, str(reason))
-    hardware = int(seat.record.hw.hardware_exit_reason)
-    more = f" (hardware reason {hardware:#x})" if reason == lib.KVM_EXIT_UNKNOWN else ""
-    _crash(loop, seat, f"exit reason {reason} is unknown{more}", exit_reason=reason)
+    _crash(loop, seat, f"exit {decode(seat.record, reason)}", exit_reason=reason)
 
 
 _TABLE: dict[int, Callable[[Loop, Seat], None]] = {
@@ -204,19 +164,20 @@ _TABLE: dict[int, Callable[[Loop, Seat], None]] = {
     lib.KVM_EXIT_IRQ_WINDOW_OPEN: on_nothing,
     lib.KVM_EXIT_SET_TPR: on_nothing,
     lib.KVM_EXIT_IOAPIC_EOI: on_nothing,
-    lib.KVM_EXIT_FAIL_ENTRY: on_fail_entry,
+    lib.KVM_EXIT_NMI: on_nothing,
+    lib.KVM_EXIT_X86_BUS_LOCK: on_nothing,
     lib.KVM_EXIT_INTERNAL_ERROR: on_internal_error,
     lib.KVM_EXIT_SYSTEM_EVENT: on_system_event,
     lib.KVM_EXIT_HYPERCALL: on_hypercall,
-    lib.KVM_EXIT_X86_RDMSR: on_msr,
-    lib.KVM_EXIT_X86_WRMSR: on_msr,
-    lib.KVM_EXIT_MEMORY_FAULT: on_memory_fault,
+    lib.KVM_EXIT_NOTIFY: on_notify,
 }
 
-HANDLERS: tuple[Callable[[Loop, Seat], None], ...] = tuple(_TABLE.get(reason, on_unknown) for reason in range(256))
+KNOWN = 64
+HANDLERS: tuple[Callable[[Loop, Seat], None], ...] = tuple(_TABLE.get(reason, on_anything) for reason in range(KNOWN + 1))
+"""By exit reason; the last one is for every number from KNOWN on."""
 EXIT_INTR = lib.KVM_EXIT_INTR
 
 
 def exit_name(reason: int) -> str:
-    """Short name of an exit reason; "exit 35" for one without a handler."""
-    return NAMES.get(reason, f"exit {reason}")
+    """Name of an exit reason in small letters: "io", "hlt", "exit 99"."""
+    return reason_name(reason).lower()

@@ -15,7 +15,7 @@ from typing import Any
 
 from kvmpy.backend import Vcpu, Vm
 from kvmpy.bus import MmioBus, PortBus
-from kvmpy.exit_handlers import EXIT_INTR, HANDLERS, Seat, exit_name
+from kvmpy.exit_handlers import EXIT_INTR, HANDLERS, KNOWN, Seat, exit_name
 from kvmpy.trace import Tracer
 from kvmpy.verdicts import Halted, Stopped, Verdict
 from kvmpy.x86 import RFLAGS_IF
@@ -180,7 +180,7 @@ class Loop:
                 acquire()
                 try:
                     seat.exits[reason] += 1
-                    HANDLERS[reason if reason < 256 else 0](self, seat)
+                    HANDLERS[min(reason, KNOWN)](self, seat)
                 finally:
                     release()
                 if posted:
@@ -207,7 +207,7 @@ class Loop:
                     acquire()
                     try:
                         seat.exits[reason] += 1
-                        HANDLERS[reason if reason < 256 else 0](self, seat)
+                        HANDLERS[min(reason, KNOWN)](self, seat)
                     finally:
                         release()
                 if posted:

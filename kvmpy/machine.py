@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from kvmpy.backend import Backend, Vcpu, Vm
 from kvmpy.bus import MmioBus, PortBus, place
 from kvmpy.clock import HostClock, VirtualClock
 from kvmpy.cpu import Cpu
-from kvmpy.devices.base import Device
+from kvmpy.devices.base import Clock, Device
 from kvmpy.errors import ConfigError
 from kvmpy.host.capture import Capture
 from kvmpy.host.chars import CharEnd, Null
@@ -96,14 +97,8 @@ class Machine:
         self._pit = self.vm.get_pit()
 
         self.ports, self.mmio = PortBus(), MmioBus()
-        self.loop = Loop(self.vm, vcpus, self.ports, self.mmio, assist=self._assist if assist else None)
-        self.clock: HostClock | VirtualClock
-        if clock == "virtual":
-            self.clock = VirtualClock(self.vm)
-            self.loop.timers_due = self.clock.run_due
-        else:
-            self.clock = HostClock(self.loop.post)
-        self._closers.append(self.clock.close)
+        self.loop = Loop(self.vm, vcpus, self.ports, self.mmio, assist=self._assist if assist and self._can_assist() else None)
+        self.clock: Clock = self._make_clock(clock)
 
         ends = self._serial_ends(serial)
         self.serial = ends[0]
@@ -113,6 +108,17 @@ class Machine:
         self.devices: list[Device] = []
         for device in (*self.pc.devices, *devices):
             self.add(device)
+        self.pc.leave_as_firmware_does()
+
+    def _make_clock(self, kind: str) -> Clock:
+        clock: HostClock | VirtualClock
+        if kind == "virtual":
+            clock = VirtualClock(self.vm)
+            self.loop.timers_due = clock.run_due
+        else:
+            clock = HostClock(self.loop.post)
+        self._closers.append(clock.close)
+        return clock
 
     def _open_backend(self, backend: str | Backend, clock: str) -> Backend:
         if not isinstance(backend, str):
@@ -188,10 +194,12 @@ class Machine:
         if bool(high) != before:
             self.vm.irq_line(line.gsi, int(bool(high)))
 
-    def _assist(self, vcpu: Vcpu) -> bool:
-        from kvmpy.soft.assist import finish_instruction
+    def _can_assist(self) -> bool:
+        return self.vm.name == "kvm" and importlib.util.find_spec("kvmpy.soft.assist") is not None
 
-        return bool(finish_instruction(self.memory, vcpu))
+    def _assist(self, vcpu: Vcpu) -> bool:
+        assist = importlib.import_module("kvmpy.soft.assist")
+        return bool(assist.finish_instruction(self.memory, vcpu))
 
     # Booting and running.
 
@@ -268,6 +276,7 @@ class Machine:
         with self.loop.lock:
             for device in self.devices:
                 device.reset()
+            self.pc.leave_as_firmware_does()
         for chip in self._chips:
             self.vm.set_irqchip(chip)
         self.vm.set_pit(self._pit)

@@ -88,13 +88,13 @@ def test_mmio(threaded):
         (exit_with(lib.KVM_EXIT_SYSTEM_EVENT, system_event__type=lib.KVM_SYSTEM_EVENT_SHUTDOWN), PowerOff()),
         (exit_with(lib.KVM_EXIT_SYSTEM_EVENT, system_event__type=lib.KVM_SYSTEM_EVENT_RESET), Reset("system event")),
         (exit_with(lib.KVM_EXIT_DEBUG), Stopped("debug")),
-        (exit_with(35), Crashed(0x1234, "exit reason 35 is unknown")),
-        (exit_with(777), Crashed(0x1234, "exit reason 777 is unknown")),
-        (exit_with(lib.KVM_EXIT_X86_RDMSR, msr__index=0xC0000080), Crashed(0x1234, "rdmsr EFER: nobody serves this register")),
+        (exit_with(35), Crashed(0x1234, "exit RISCV_SBI (not known on x86)")),
+        (exit_with(777), Crashed(0x1234, "exit unknown exit reason 777")),
+        (exit_with(lib.KVM_EXIT_X86_RDMSR, msr__index=0xC0000080), Crashed(0x1234, "exit RDMSR EFER (0)")),
         (exit_with(lib.KVM_EXIT_FAIL_ENTRY, fail_entry__hardware_entry_failure_reason=0x80000021),
-         Crashed(0x1234, "the processor refused to enter the guest (hardware reason 0x80000021)")),
+         Crashed(0x1234, "exit FAIL_ENTRY hardware reason 0x80000021 on host CPU 0")),
         (exit_with(lib.KVM_EXIT_INTERNAL_ERROR, internal__suberror=2, internal__ndata=0),
-         Crashed(0x1234, "internal error of KVM, suberror 2")),
+         Crashed(0x1234, "INTERNAL_ERROR 2 (simultaneous exceptions)")),
     ],
 )
 def test_exits_that_end_a_run(step, verdict):
@@ -109,7 +109,7 @@ def test_exits_that_do_not():
         exit_with(lib.KVM_EXIT_HYPERCALL, hypercall__nr=5), END,
     ])
     assert loop.run(5) == GuestExit(7)
-    assert loop.statistics() == {"irq_window": 1, "set_tpr": 1, "ioapic_eoi": 1, "hypercall": 1, "io": 1}
+    assert loop.statistics() == {"irq_window_open": 1, "set_tpr": 1, "ioapic_eoi": 1, "hypercall": 1, "io": 1}
 
 
 def refuse(vcpu):
@@ -132,7 +132,7 @@ def test_without_an_assist_a_refused_instruction_is_a_crash(assist):
     loop, _, vm = make([refuse], assist=assist)
     vm.vcpus[0].regs.rip = 0x7C00
     verdict = loop.run(5)
-    assert verdict == Crashed(0x7C00, "KVM cannot emulate this instruction (cc 90 f4)")
+    assert verdict == Crashed(0x7C00, "KVM cannot emulate the instruction (cc 90 f4)")
     assert verdict.details["instruction"] == "cc 90 f4"
 
 
