@@ -13,6 +13,7 @@ from kvmpy.errors import ConfigError, ImageError, KvmpyError
 from kvmpy.host.chars import Null
 from kvmpy.irq import Line
 from kvmpy.machine import Machine
+from kvmpy.regs import set_protected_mode
 from kvmpy.verdicts import Crashed, GuestExit, Halted, PowerOff, Reset, Stopped
 
 
@@ -78,12 +79,16 @@ def test_halted(machine):
 
 
 def test_a_triple_fault_is_a_crash(machine):
-    # lidt of an empty table, then int3 or ud2: nothing can be delivered
-    made = machine(b"\x0f\x01\x1e\x00\x7d" + b"\x0f\x0b")
-    made.memory.write(0x7D00, bytes(6))
+    made = machine()
+    made.memory.write(0x7C00, b"\x90\x0f\x0b")
+    vcpu = made.cpu[0].vcpu
+    sregs = vcpu.get_sregs()
+    set_protected_mode(sregs)
+    sregs.idt.limit = 0
+    vcpu.set_sregs(sregs)
     verdict = made.run(10)
     assert isinstance(verdict, Crashed) and verdict.why == "triple fault"
-    assert verdict.rip == 0x7C05
+    assert verdict.rip == 0x7C01
 
 
 def test_timeout_and_going_on(machine):
