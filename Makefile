@@ -48,7 +48,7 @@ endif
 
 $(NATIVE_OBJ)/wrapper.c: kvmpy/_build.py $(INC) | headers
 	@mkdir -p $(@D)
-	$(ABSPYTHON) -P kvmpy/_build.py wrapper $@
+	@$(ABSPYTHON) -P kvmpy/_build.py wrapper $@ >/dev/null; touch $@
 
 $(NATIVE_OBJ)/abi_check.c: kvmpy/_build.py $(INC) | headers
 	@mkdir -p $(@D)
@@ -65,8 +65,12 @@ $(NATIVE_OBJ)/%.o: kvmpy/%.c
 	@mkdir -p $(@D)
 	$(CC) $(OPT) $(CFLAGS_COMMON) -fno-plt -fvisibility=hidden $(WERROR) -MMD -MP -c $< -o $@
 
+# A core with functions missing would keep the module from loading, and KVM with it: it is left out then, by name.
 $(NATIVE): $(CORE_O) $(GLUE_O) $(NATIVE_OBJ)/wrapper.o $(NATIVE_OBJ)/abi_check.o
-	$(CC) -shared -Wl,-z,relro,-z,now $(LDFLAGS) $^ -o $@.new -lm -lpthread
+	@core="$(CORE_O)"; \
+	if [ -n "$$core" ] && ! $(CC) -shared -Wl,-z,defs $(LDFLAGS) $$core -o $(NATIVE_OBJ)/core.so -lm -lpthread 2>$(NATIVE_OBJ)/core.log; then \
+	  echo "software core left out of the module, it lacks:" $$(grep -o 'undefined reference to .*' $(NATIVE_OBJ)/core.log | cut -c24- | tr -d "\`';" | sort -u) >&2; core=; fi; \
+	$(CC) -shared -Wl,-z,relro,-z,now $(LDFLAGS) $$core $(GLUE_O) $(NATIVE_OBJ)/wrapper.o $(NATIVE_OBJ)/abi_check.o -o $@.new -lm -lpthread
 	@mv $@.new $@
 
 -include $(patsubst %.o,%.d,$(CORE_O) $(GLUE_O) $(NATIVE_OBJ)/wrapper.o)
