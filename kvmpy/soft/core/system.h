@@ -84,15 +84,20 @@ uint64_t stack_pop(Stack *s, unsigned size);
 /* RSP after work on the present stack (upper bits kept for 16-bit stacks). */
 void stack_commit(Stack *s);
 
+/* ---- sys_far.c: what RET and IRET share ---- */
+/* Checks the code segment a return goes to (never to an inner privilege); cuts and checks the offset. */
+void far_return_check(Cpu *c, const Insn *i, uint16_t sel, uint64_t *offset, Desc *cs);
+/* Goes there. new_stack: ss:sp were popped; release: bytes of parameters given up on that stack. */
+void far_return_enter(Cpu *c, const Insn *i, uint16_t sel, Desc *cs, uint64_t offset, bool new_stack, uint16_t ss, uint64_t sp,
+                      uint64_t release);
+
 /* ---- deliver.c ---- */
 void deliver_event(Cpu *c, const Insn *i, int vector, int kind, bool has_error, uint32_t error, uint64_t return_rip);
 
 /* ---- task.c ---- */
 enum { TASK_JUMP, TASK_CALL, TASK_GATE_INT, TASK_IRET };
-/* Switches to the task of TSS selector `sel`, whose descriptor `d` has been checked; next: RIP saved in the old TSS. */
-void task_switch(Cpu *c, const Insn *i, int how, uint16_t sel, const Desc *d, uint64_t next, bool has_error, uint32_t error,
-                 uint32_t ext);
-/* Finds the TSS behind a task gate or TSS selector, checks it and switches. */
+/* Checks the TSS of selector `sel` and switches to its task; next: EIP saved in the old TSS; the error code goes onto the new
+   task's stack. */
 void task_switch_gate(Cpu *c, const Insn *i, int how, uint16_t sel, uint64_t next, bool has_error, uint32_t error, uint32_t ext);
 
 /* ---- control.c ---- */
