@@ -21,7 +21,8 @@ class Capture(CharEnd):
 
     def __init__(self) -> None:
         self.data = bytearray()
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._waiting = 0
         self._consumed = 0  # everything before has been matched by a `wait`
         self._watches: list[tuple[bytes, Callable[[], None]]] = []
@@ -33,13 +34,17 @@ class Capture(CharEnd):
         return self.data.decode("utf-8", "replace")
 
     def write(self, data: bytes) -> None:
-        with self._changed:
+        with self._lock:
             self.data += data
             if self._waiting:
                 self._changed.notify_all()
+        if self._watches:
+            self._look(len(data))
+
+    def _look(self, added: int) -> None:
         for watch in tuple(self._watches):
             needle, call = watch
-            if self.data.find(needle, max(0, len(self.data) - len(data) - len(needle) + 1)) >= 0:
+            if self.data.find(needle, max(0, len(self.data) - added - len(needle) + 1)) >= 0:
                 self._watches.remove(watch)
                 call()
 

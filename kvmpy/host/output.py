@@ -26,30 +26,35 @@ class Output:
         self._buffer = bytearray()
         self._lock = threading.Lock()
         self._started = threading.Event()  # an unfinished line waits
+        self._waiting = False  # the same for the writer, which asks for every byte
         self._closed = False
         self._flusher: threading.Thread | None = None
         atexit.register(self.flush)
 
     def write(self, data: bytes) -> None:
         with self._lock:
-            if self.broken or self._closed:
-                return
             self._buffer += data
             if b"\n" in data or len(self._buffer) >= LIMIT:
                 self._flush()
                 return
-        if not self._started.is_set():
-            if self._flusher is None:
-                self._flusher = threading.Thread(target=self._flush_pauses, name=f"output {self.fd}", daemon=True)
-                self._flusher.start()
-            self._started.set()
+        if not self._waiting:
+            self._wait_for_pause()
+
+    def _wait_for_pause(self) -> None:
+        if self.broken or self._closed:
+            return
+        if self._flusher is None:
+            self._flusher = threading.Thread(target=self._flush_pauses, name=f"output {self.fd}", daemon=True)
+            self._flusher.start()
+        self._waiting = True
+        self._started.set()
 
     def flush(self) -> None:
         with self._lock:
             self._flush()
 
     def _flush(self) -> None:
-        while self._buffer and not self.broken:
+        while self._buffer and not (self.broken or self._closed):
             try:
                 written = os.write(self.fd, self._buffer)
             except BlockingIOError:  # somebody else made the shared descriptor non-blocking
@@ -66,6 +71,7 @@ class Output:
             self._started.wait()
             time.sleep(PAUSE)
             self._started.clear()
+            self._waiting = False
             self.flush()
 
     def close(self) -> None:
