@@ -86,10 +86,13 @@ struct Insn {
 #define A_RET 0x800u
 #define A_JUMP 0x1000u /* relative jump, conditional or not */
 #define A_VEX4 0x2000u /* fourth operand in imm8[7:4] */
+#define A_VSIB 0x4000u /* Insn.index is a vector register (gathers); a SIB byte is required */
 
 /* The table: insn.def is a list of
      I(id, "mnemonic", key, "operands", FEAT_*, flags read, flags written, flags undefined, attributes)
    operands: letters of the Intel manual (SDM 2 A.2.1), comma separated: E G M R I J O S C D X Y P Q N V W U H L B A,
+   and Z: the register in the low three bits of the opcode (K_ROW8); two sizes as in Ry/Mb: register of the one, memory of the
+   other;
    sizes b w d q v z y p ps pd ss sd x dq qq o (o: m128/m256 by VEX.L is x), fixed registers by name (AL rAX eAX DX CL 1).
    exec_<id> is an array of eight: [INSN_MEM ? 4 : 0] + log2(operand size in bytes) - that is 0 for byte forms (first
    operand letter b), 1, 2, 3 for 16, 32, 64 bits; instructions whose meaning does not depend on it fill all alike. */
