@@ -508,8 +508,11 @@ int decode(const Cpu *c, const uint8_t *bytes, unsigned avail, uint64_t rip, uin
     i->next_rip = (rip + r.at) & (mode64 ? ~0ull : mode_size == MODE_32 ? 0xffffffffull : 0xffffull);
     if (relative)
         i->disp += i->next_rip;
-    if (l->imm[0] == IMM_JB || l->imm[0] == IMM_JZ)
+    if (l->imm[0] == IMM_JB || l->imm[0] == IMM_JZ) {
         i->imm = (i->imm + i->next_rip) & size_mask(i->osize);
+        if (mode64 && !is_canonical(i->imm))
+            i->flags |= INSN_CHECK; /* the branch raises */
+    }
     if (p.seg >= 0)
         i->seg = (uint8_t)p.seg;
     if (i->seg == SEG_SS)
