@@ -153,8 +153,11 @@ class Machine:
         if not isinstance(end, str):
             return end
         from kvmpy.host.ends import open_end
+        from kvmpy.host.terminal import Terminal
 
         opened = open_end(end)
+        if isinstance(opened, Terminal):
+            opened.on_quit = lambda: self.stop(Stopped("quit"))
         self._closers.append(opened.close)
         return opened
 

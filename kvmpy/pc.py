@@ -9,9 +9,11 @@ from kvmpy.devices.acpi_pm import AcpiPm
 from kvmpy.devices.base import Device
 from kvmpy.devices.debug_console import DebugConsole
 from kvmpy.devices.debug_exit import DebugExit
+from kvmpy.devices.i8042 import I8042
 from kvmpy.devices.port92 import A20Gate, Port92
 from kvmpy.devices.post import Post
 from kvmpy.devices.reset_port import ResetPort
+from kvmpy.devices.rtc import Rtc
 from kvmpy.devices.serial import Serial
 from kvmpy.host.chars import CharEnd
 from kvmpy.irq import Line
@@ -25,6 +27,7 @@ COM_PORTS = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))
 LCR, EIGHT_BITS = 3, 0x03
 SCI = 9
 KEYBOARD, MOUSE, CLOCK = 1, 12, 8
+FOUR_GIB = 1 << 32
 
 
 class Pc:
@@ -37,10 +40,15 @@ class Pc:
             Serial(port, Line(irq), end, f"Serial COM{number}")
             for number, ((port, irq), end) in enumerate(zip(COM_PORTS, serial, strict=False), 1)
         ]
+        low = max((start + size for start, size in memory if start < FOUR_GIB), default=0)
+        high = sum(size for start, size in memory if start >= FOUR_GIB)
+        self.rtc = Rtc(Line(CLOCK), low, high)
+        self.keyboard_controller = I8042(Line(KEYBOARD), Line(MOUSE), gate)
         self.pm = AcpiPm(Line(SCI))
         self.post = Post()
         self.devices: list[Device] = [
-            *self.serial, Port92(gate), self.pm, ResetPort(), self.post, DebugConsole(console), DebugExit(),
+            *self.serial, self.rtc, self.keyboard_controller, Port92(gate), self.pm, ResetPort(),
+            self.post, DebugConsole(console), DebugExit(),
         ]
 
     def leave_as_firmware_does(self) -> None:
@@ -52,4 +60,4 @@ class Pc:
         """What the ACPI and MP tables shall say."""
         from kvmpy.boot import Hardware
 
-        return Hardware(cpus=cpus, com_ports=COM_PORTS[: len(self.serial)], sci=SCI)
+        return Hardware(cpus=cpus, com_ports=COM_PORTS[: len(self.serial)], mouse=True, sci=SCI)

@@ -6,7 +6,6 @@ Without one (a pipe, a file, nothing at all) bytes pass as they are until the en
 
 from __future__ import annotations
 
-import _thread
 import atexit
 import contextlib
 import os
@@ -67,6 +66,11 @@ class RawMode:
                     signal.signal(number, handler)
 
 
+def _interrupt() -> None:
+    """Ctrl-C for the main thread, by a signal that also ends a system call."""
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
 class Terminal(CharEnd):
     """stdin and stdout, or the descriptors given.
 
@@ -123,7 +127,7 @@ class Terminal(CharEnd):
             if key == ESCAPE:
                 keys.append(key)
             elif key in b"xX":
-                (self.on_quit or _thread.interrupt_main)()
+                (self.on_quit or _interrupt)()
             elif key in b"hH?":
                 self.output.write(HELP.encode())
         return bytes(keys)
