@@ -13,12 +13,12 @@ ROOT = Path(__file__).resolve().parent.parent / "kvmpy"
 LAYERS = {
     "errors": 0, "units": 0, "x86": 0, "verdicts": 0,
     "native": 1,
-    "exits": 2, "regs": 2, "backend": 2, "backends": 2,
+    "exits": 2, "regs": 2, "backend": 2, "backends": 2, "cpuid": 2,
     "kvm": 3, "soft": 3,
     "memory": 3.5, "bus": 3.5, "irq": 3.5, "loop": 3.5, "exit_handlers": 3.5, "clock": 3.5, "trace": 3.5, "watchdog": 3.5,
-    "assist": 3.5, "events": 3.5,
+    "assist": 3.5, "events": 3.5, "cpu": 3.5,
     "host": 4, "devices": 4, "boot": 4,
-    "machine": 5, "snapshot": 5,
+    "machine": 5, "snapshot": 5, "pc": 5,
     "debug": 6, "testing": 6, "spy": 6,
     "cli": 7, "__main__": 7,
 }  # fmt: skip
@@ -26,9 +26,9 @@ LAYERS = {
 # Modules of a layer that stand beside each other and may import one another.
 TOGETHER = [
     {"errors", "units", "x86", "verdicts"},
-    {"exits", "regs", "backend", "backends"},
-    {"memory", "bus", "irq", "loop", "exit_handlers", "clock", "trace", "watchdog", "assist", "events"},
-    {"machine", "snapshot"},
+    {"exits", "regs", "backend", "backends", "cpuid"},
+    {"memory", "bus", "irq", "loop", "exit_handlers", "clock", "trace", "watchdog", "assist", "events", "cpu"},
+    {"machine", "snapshot", "pc"},
     {"debug", "testing", "spy"},
     {"cli", "__main__"},
 ]

@@ -13,6 +13,8 @@ PAGE = 4096
 class KvmFile:
     """A descriptor of /dev/kvm, a VM or a vCPU."""
 
+    _fd = -1
+
     def __init__(self, fd: int) -> None:
         self._fd = fd
 

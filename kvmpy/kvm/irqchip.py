@@ -30,14 +30,18 @@ class MsiRoute:
 class IrqchipPart(KvmFile):
     """VM calls about interrupts and time."""
 
+    apic_in_kernel = False
+
     def create_irqchip(self) -> None:
         """KVM_CREATE_IRQCHIP: 8259 pair, I/O APIC, local APICs; before any vCPU."""
         self.ioctl("KVM_CREATE_IRQCHIP")
+        self.apic_in_kernel = True
 
     def create_split_irqchip(self, pins: int = 24) -> None:
         """Local APICs in the kernel, I/O APIC (of `pins` routes) and 8259s with the host (KVM_CAP_SPLIT_IRQCHIP)."""
         cap = ffi.new("struct kvm_enable_cap *", {"cap": lib.KVM_CAP_SPLIT_IRQCHIP, "args": [pins]})
         self.ioctl_ptr("KVM_ENABLE_CAP", cap)
+        self.apic_in_kernel = True
 
     def create_pit(self, *, speaker: bool = True) -> None:
         """KVM_CREATE_PIT2; with `speaker` the kernel answers port 0x61 as well."""

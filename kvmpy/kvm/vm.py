@@ -66,6 +66,9 @@ class KvmVm(IrqchipPart, EventPart, DirtyPart, MsrPart):
         """KVM_CREATE_VCPU; `index` is the local APIC's id."""
         vcpu = KvmVcpu(self, self.ioctl("KVM_CREATE_VCPU", index), index, self._record_size)
         self.vcpus[index] = vcpu
+        if self.apic_in_kernel:
+            # A local APIC can be the destination of an IPI only once its state has been written.
+            vcpu.set_lapic(vcpu.get_lapic())
         return vcpu
 
     def set_boot_cpu(self, index: int) -> None:

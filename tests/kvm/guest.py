@@ -13,13 +13,14 @@ from kvmpy.watchdog import Watchdog
 
 TABLES, CODE, STACK, SIZE = 0x1000, 0x8000, 0x7000, 1 << 20
 
-HLT, SHUTDOWN, IO, MMIO, INTR = lib.KVM_EXIT_HLT, lib.KVM_EXIT_SHUTDOWN, lib.KVM_EXIT_IO, lib.KVM_EXIT_MMIO, lib.KVM_EXIT_INTR
+HLT, SHUTDOWN, INTR = lib.KVM_EXIT_HLT, lib.KVM_EXIT_SHUTDOWN, lib.KVM_EXIT_INTR
+IO, MMIO = lib.KVM_EXIT_IO, lib.KVM_EXIT_MMIO
 
 
 class Guest:
     """`mode`: "real", "protected" or "long"; the vCPU stands at CODE with the code there."""
 
-    def __init__(self, kvm: KvmBackend, code: bytes = b"\xf4", mode: str = "real", *, irqchip: str = "", before_vcpu=None, **memory) -> None:
+    def __init__(self, kvm: KvmBackend, code=b"\xf4", mode="real", *, irqchip="", before_vcpu=None, **memory) -> None:
         self.kvm = kvm
         self.mode = mode
         self.memory = mmap.mmap(-1, SIZE)

@@ -17,7 +17,7 @@ from kvmpy.native import ffi, lib
 from kvmpy.regs import set_segment
 from kvmpy.watchdog import Watchdog
 from kvmpy.x86 import SEG_TSS_BUSY
-from tests.kvm.guest import CODE, HLT, INTR, IO, STACK
+from tests.kvm.guest import CODE, HLT, INTR, IO
 
 IDT, GDT, HANDLER = 0x9000, 0xA000, 0xB000
 
@@ -46,7 +46,7 @@ STI_HLT = b"\xfb\xf4\xeb\xfd"
 
 
 def test_injected_interrupt_and_window(guest) -> None:
-    one = guest(b"\xfa\x90\xe6\x10\xfb\x90\x90\x90\xf4", "long")  # cli; nop; out 10h; sti; nop...; hlt
+    one = guest(b"\xfa\x90\xe6\x10\xfb\xeb\xfe", "long")  # cli; nop; out 10h; sti; jmp $
     _with_handler(one, 0x40)
     assert one.run() == IO
     assert not one.vcpu.record.ready_for_interrupt_injection and not one.vcpu.record.if_flag
@@ -56,13 +56,12 @@ def test_injected_interrupt_and_window(guest) -> None:
     one.vcpu.record.request_interrupt_window = 0
     one.vcpu.interrupt(0x40)
     assert one.run() == IO and one.vcpu.record.io.port == 0x99
-    assert one.run() == HLT
 
 
 def test_interrupt_with_a_chip_in_the_kernel_is_refused(guest, need) -> None:
     need("irqchip")
     one = guest(irqchip="full")
-    with pytest.raises(HostError, match="KVM_INTERRUPT: .*in the kernel") as caught:
+    with pytest.raises(HostError, match=r"KVM_INTERRUPT: .*in the kernel") as caught:
         one.vcpu.interrupt(0x20)
     assert caught.value.errno == errno.ENXIO
 
@@ -270,29 +269,40 @@ def test_coalesced_writes(guest, need, port) -> None:
 
 def test_second_cpu_starts_by_init_and_sipi(guest, need) -> None:
     need("irqchip")
-    one = guest(b"\xf4", irqchip="full")
+
+    def store(address: int, value: int) -> bytes:
+        return b"\xc7\x05" + address.to_bytes(4, "little") + value.to_bytes(4, "little")
+
+    # ICR: destination APIC 1, INIT, then start-up at page 0Ch (SDM 3A 11.6.1).
+    code = store(0xFEE00310, 1 << 24) + store(0xFEE00300, 0x4500) + store(0xFEE00300, 0x460C) + b"\xf4"
+    one = guest(code, "protected", irqchip="full")
+    _enable_apic(one)
     second = one.add_vcpu(1)
     assert second.get_mp_state() == lib.KVM_MP_STATE_UNINITIALIZED
     one.put(0xC000, b"\xe6\x77\xf4")
-    reasons = []
+    exits = []
 
     def body() -> None:
         with Watchdog(10, [second]):
-            reasons.append(second.run())
+            exits.append((second.run(), second.record.io.port))
 
     thread = threading.Thread(target=body)
     thread.start()
-    time.sleep(0.05)
-    # The ICR by the APIC state of the first CPU would need the guest; MP state and events do the same from outside.
-    second.kick()
-    thread.join()
-    assert reasons == [INTR]
-    second.set_mp_state(lib.KVM_MP_STATE_RUNNABLE)
-    one.place(second, 0xC000)
-    with Watchdog(10, [second]):
-        assert second.run() == IO
-    assert second.record.io.port == 0x77 and second.index == 1
+    time.sleep(0.02)
+    with Watchdog(1, [one.vcpu]) as dog:  # HLT waits in the kernel
+        threading.Timer(0.2, one.vcpu.kick).start()
+        assert one.vcpu.run() == INTR
+    thread.join(10)
+    assert exits == [(IO, 0x77)] and second.index == 1 and not dog.fired
+    sregs = second.get_sregs()
+    assert sregs.cs.selector == 0xC00 and sregs.cs.base == 0xC000
 
 
-def test_stack_constant_is_below_the_code() -> None:
-    assert STACK < CODE
+def test_a_cpu_that_waits_for_its_start_can_be_kicked(guest, need) -> None:
+    need("irqchip")
+    one = guest(irqchip="full")
+    second = one.add_vcpu(1)
+    timer = threading.Timer(0.05, second.kick)
+    timer.start()
+    assert second.run() == INTR
+    timer.join()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 
 import pytest
@@ -66,6 +67,7 @@ def test_other_api_version_is_refused(monkeypatch, kvm: KvmBackend) -> None:
 
 
 def test_closing_twice_is_harmless_and_leaks_nothing(kvm: KvmBackend) -> None:
+    gc.collect()
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
         vm = kvm.create_vm()
