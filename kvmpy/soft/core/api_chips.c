@@ -1,0 +1,48 @@
+/* kp_* functions of the interrupt chips: checks of existence, and errors as the KVM ioctls give them. */
+#include <errno.h>
+
+#include "abi/abi.h"
+#include "vm.h"
+
+#include "abi/core.inc"
+
+int kp_vm_create_irqchip(KpVm *vm)
+{
+    if (vm->chips)
+        return -EEXIST;
+    if (vm->cpu_count)
+        return -EINVAL;
+    vm->chips = chips_create(vm);
+    return vm->chips ? 0 : -ENOMEM;
+}
+
+int kp_vm_create_pit(KpVm *vm)
+{
+    struct kvm_pit_state2 state;
+    if (!vm->chips)
+        return -ENOENT;
+    if (!chips_get_pit(vm->chips, &state))
+        return -EEXIST;
+    chips_create_pit(vm->chips);
+    return 0;
+}
+
+int kp_vm_irq_line(KpVm *vm, uint32_t gsi, int level)
+{
+    if (!vm->chips)
+        return -ENXIO;
+    chips_irq_line(vm->chips, gsi, level);
+    return 0;
+}
+
+int kp_vm_signal_msi(KpVm *vm, uint64_t address, uint32_t data)
+{
+    return vm->chips ? chips_signal_msi(vm->chips, address, data) : -EINVAL;
+}
+
+int kp_vm_get_irqchip(KpVm *vm, struct kvm_irqchip *chip) { return vm->chips ? chips_get_irqchip(vm->chips, chip) : -ENXIO; }
+int kp_vm_set_irqchip(KpVm *vm, const struct kvm_irqchip *chip) { return vm->chips ? chips_set_irqchip(vm->chips, chip) : -ENXIO; }
+int kp_vm_get_pit(KpVm *vm, struct kvm_pit_state2 *pit) { return vm->chips ? chips_get_pit(vm->chips, pit) : -ENXIO; }
+int kp_vm_set_pit(KpVm *vm, const struct kvm_pit_state2 *pit) { return vm->chips ? chips_set_pit(vm->chips, pit) : -ENXIO; }
+int kp_vcpu_get_lapic(KpVcpu *cpu, struct kvm_lapic_state *lapic) { return lapic_get_state(cpu, lapic); }
+int kp_vcpu_set_lapic(KpVcpu *cpu, const struct kvm_lapic_state *lapic) { return lapic_set_state(cpu, lapic); }
