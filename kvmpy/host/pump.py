@@ -46,7 +46,7 @@ class Pump:
             room = BACKLOG - len(self._out)
             self.lost += max(0, len(data) - room)
             self._out += data[:room]
-        self._wake()
+            self._wake()
 
     def _try_write(self, data: bytes | bytearray) -> int:
         """Bytes that went out; those for a reader that is gone count as gone out."""
@@ -59,10 +59,22 @@ class Pump:
             return len(data)
 
     def _wake(self) -> None:
+        """The lock is held."""
         with contextlib.suppress(OSError):  # full: the thread will wake anyway
             os.write(self._wake_write, b"\0")
 
     def _run(self) -> None:
+        try:
+            self._loop()
+        finally:
+            with self._lock:
+                self._stopped = True
+                os.close(self._wake_read)
+                os.close(self._wake_write)
+                self._wake_write = -1
+                self._drop_client()
+
+    def _loop(self) -> None:
         while not self._stopped:
             with selectors.PollSelector() as selector:  # poll takes regular files, epoll does not
                 selector.register(self._wake_read, selectors.EVENT_READ)
@@ -90,6 +102,8 @@ class Pump:
     def _serve(self, events: int) -> None:
         if events & selectors.EVENT_WRITE:
             with self._lock:
+                if self._stopped:
+                    return
                 del self._out[: self._try_write(self._out)]
         if events & selectors.EVENT_READ and self._fd is not None:
             try:
@@ -103,14 +117,15 @@ class Pump:
             if data:
                 self._receive(data)
             else:
-                self._end_of_input()
+                with self._lock:
+                    self._drop_client()
 
-    def _end_of_input(self) -> None:
-        with self._lock:
-            self._fd = None
-            if self._client is not None:
-                self._client.close()
-                self._client = None
+    def _drop_client(self) -> None:
+        """The end of input. The lock is held."""
+        self._fd = None
+        if self._client is not None:
+            self._client.close()
+            self._client = None
 
     def close(self) -> None:
         """Stops the thread (safe from within `receive`) and closes a client; a descriptor that was given stays open."""
@@ -118,10 +133,6 @@ class Pump:
             if self._stopped:
                 return
             self._stopped = True
-        self._wake()
+            self._wake()
         if threading.current_thread() is not self._thread:
             self._thread.join(1.0)
-        if not self._thread.is_alive():
-            os.close(self._wake_read)
-            os.close(self._wake_write)
-        self._end_of_input()

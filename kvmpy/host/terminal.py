@@ -25,7 +25,7 @@ HELP = "\r\nCtrl-A x  quit\r\nCtrl-A h  this help\r\nCtrl-A Ctrl-A  send Ctrl-A\
 
 
 class RawMode:
-    """A terminal in raw mode until `restore`, which also happens at interpreter exit, on SIGTERM and on SIGHUP.
+    """A terminal in raw mode until `restore`, which also happens at interpreter exit, on SIGTERM and on SIGHUP; SIGCONT sets it anew.
 
     Output processing is left as it was, so that a bare newline of a small guest still begins a line.
     """
@@ -40,15 +40,22 @@ class RawMode:
         mode[2] = mode[2] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
         mode[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
         mode[6][termios.VMIN], mode[6][termios.VTIME] = 1, 0
+        self._mode = mode
         termios.tcsetattr(fd, termios.TCSANOW, mode)
         atexit.register(self.restore)
         self._handlers: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGHUP):
+            for number, handler in ((signal.SIGTERM, self._ended), (signal.SIGHUP, self._ended), (signal.SIGCONT, self._continued)):
                 if signal.getsignal(number) is signal.SIG_DFL:  # a handler of the program's own is the program's business
-                    self._handlers[number] = signal.signal(number, self._signalled)
+                    signal.signal(number, handler)
+                    self._handlers[number] = handler
 
-    def _signalled(self, number: int, frame: FrameType | None) -> None:
+    def _continued(self, number: int, frame: FrameType | None) -> None:
+        """The shell has set its own mode meanwhile."""
+        with contextlib.suppress(termios.error, OSError):
+            termios.tcsetattr(self.fd, termios.TCSANOW, self._mode)
+
+    def _ended(self, number: int, frame: FrameType | None) -> None:
         self.restore()
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
@@ -57,13 +64,13 @@ class RawMode:
         if self._saved is None:
             return
         with contextlib.suppress(termios.error, OSError):
-            termios.tcsetattr(self.fd, termios.TCSADRAIN, self._saved)
+            termios.tcsetattr(self.fd, termios.TCSANOW, self._saved)
         self._saved = None
         atexit.unregister(self.restore)
         if threading.current_thread() is threading.main_thread():
             for number, handler in self._handlers.items():
-                if signal.getsignal(number) == self._signalled:
-                    signal.signal(number, handler)
+                if signal.getsignal(number) == handler:
+                    signal.signal(number, signal.SIG_DFL)
 
 
 def _interrupt() -> None:

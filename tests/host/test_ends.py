@@ -222,6 +222,38 @@ def test_terminal_restored_however_the_process_ends(terminal_pair, then, number)
     assert status == (-number if number else 1 if "raise" in then else 3)
 
 
+def test_terminal_is_raw_again_after_a_stop(terminal_pair):
+    master, slave = terminal_pair
+    before = termios.tcgetattr(slave)
+    program = CHILD.format(then="time.sleep(20)")
+    child = subprocess.Popen([sys.executable, "-c", program], stdin=slave, stdout=slave, stderr=subprocess.DEVNULL)
+    try:
+        read_until(master, b"ready")
+        raw = termios.tcgetattr(slave)
+        child.send_signal(signal.SIGSTOP)
+        termios.tcsetattr(slave, termios.TCSANOW, before)  # as a shell does
+        child.send_signal(signal.SIGCONT)
+        until(lambda: termios.tcgetattr(slave) == raw)
+        child.terminate()
+        child.wait(LIMIT)
+        assert termios.tcgetattr(slave) == before
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_threads_and_descriptors_end_with_their_ends(tmp_path):
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        for name in ("pty", f"unix:{tmp_path}/s", f"file:{tmp_path}/f"):
+            end = open_end(name, lambda line: None)
+            end.write(b"x")
+            end.close()
+            end.write(b"y")
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert not [thread for thread in threading.enumerate() if thread.name == "host input"]
+
+
 def test_file(tmp_path):
     end = File(str(tmp_path / "log"))
     end.write(b"line\nrest")
