@@ -1,0 +1,179 @@
+"""kvmpy run: an image from the command line to its verdict."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from typing import Any
+
+from kvmpy.cli import status
+from kvmpy.cli.device_spec import make_device
+from kvmpy.cli.main import say
+from kvmpy.errors import ConfigError, KvmpyError
+from kvmpy.host.capture import Capture
+from kvmpy.host.chars import CharEnd
+from kvmpy.host.terminal import Terminal
+from kvmpy.machine import Machine
+from kvmpy.verdicts import Crashed, GuestExit, Stopped, Verdict
+
+
+class Console(Terminal):
+    """The terminal, which tells when the reader of its output has gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_broken: Callable[[], None] | None = None
+        try:
+            os.fstat(1)
+            self._open = True
+        except OSError:
+            self._open = False  # closed from the start: the guest just is not heard
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        if self.output.broken and self._open and self.on_broken is not None:
+            self.on_broken()
+
+
+def run(arguments: Namespace) -> int:
+    """The subcommand; gives the exit status."""
+    if arguments.boot == "help":
+        return list_protocols()
+    if arguments.image is None and not arguments.disk:
+        raise ConfigError("an IMAGE or a --disk is wanted (see kvmpy run --help)")
+    log = (lambda text: None) if arguments.quiet else say
+    timeout = _seconds(arguments.timeout)
+    cpus = _count(arguments.cpus)
+    if arguments.until == "":
+        raise ConfigError("--until: an empty text")
+    name = _backend(arguments, log)
+    ends = _ends(arguments)
+    console = next((end for end in ends if isinstance(end, Console)), None)
+    began = time.monotonic()
+    verdict: Verdict
+    try:
+        with Machine(
+            arguments.memory, cpus, arguments.cpu, backend=name, clock=arguments.clock, serial=ends, console=arguments.debugcon,
+            devices=[make_device(spec) for spec in arguments.device], disks=arguments.disk, assist=not arguments.no_assist,
+            on_reset="stop" if arguments.no_reboot else "reboot",
+        ) as machine:
+            modules = [(file, text) for file, _, text in (module.partition(",") for module in arguments.module)]
+            machine.load(arguments.image, arguments.boot, arguments.initrd, arguments.append, modules)
+            log(f"{machine.boot_state.protocol}: {machine.boot_state.summary or 'loaded'}")
+            if console is not None:
+                console.on_quit = lambda: machine.stop(Stopped("quit"))
+                console.on_broken = lambda: machine.stop(Stopped("output"))
+            try:
+                verdict = machine.run(timeout, arguments.until)
+            except KeyboardInterrupt:
+                verdict = Stopped("interrupt")
+            report = _finish(machine, verdict, ends, arguments)
+    finally:
+        for end in ends:
+            end.close()
+    # The terminal is itself again from here on.
+    log(f"{verdict} after {time.monotonic() - began:.2f} s")
+    code = status.of(verdict, until=arguments.until is not None)
+    for line in report:
+        print(line, file=sys.stderr)
+    if arguments.json:
+        report_json = {**_as_json(verdict, code), **arguments.result}
+        print(json.dumps(report_json))
+    return code
+
+
+def list_protocols() -> int:
+    """--boot help."""
+    from kvmpy.boot import PROTOCOLS
+
+    for protocol in PROTOCOLS:
+        print(f"{protocol.name:12}  {protocol.about}")
+    return status.OK
+
+
+def _seconds(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not (seconds >= 0 and math.isfinite(seconds)):
+        raise ConfigError(f"--timeout {text}: a number of seconds is wanted")
+    return seconds
+
+
+def _count(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ConfigError(f"--cpus {text}: a number is wanted") from None
+
+
+def _backend(arguments: Namespace, log: Callable[[str], None]) -> str:
+    """The backend's name; one line of log says why."""
+    from kvmpy.backends import choose_backend
+
+    if arguments.backend == "auto" and arguments.clock == "virtual":
+        log("backend soft: virtual time is counted by the software CPU")
+        return "soft"
+    choice = choose_backend(arguments.backend)
+    log(f"backend {choice.name}: {choice.why}")
+    return choice.name
+
+
+def _ends(arguments: Namespace) -> list[CharEnd]:
+    """Ends of COM1 and on. Under --json standard output belongs to the object: what the guest says is kept for it."""
+    from kvmpy.host.ends import open_end
+
+    names = arguments.serial or ["stdio"]
+    if names.count("stdio") > 1:
+        raise ConfigError("--serial stdio can be given once")
+    if len(names) > 4:
+        raise ConfigError("--serial: a machine has at most four serial ports")
+    ends: list[CharEnd] = []
+    try:
+        for name in names:
+            if name != "stdio":
+                ends.append(open_end(name, say))
+            elif arguments.json:
+                ends.append(Capture())
+            else:
+                ends.append(Console())
+    except KvmpyError:
+        for end in ends:
+            end.close()
+        raise
+    return ends
+
+
+def _finish(machine: Machine, verdict: Verdict, ends: list[CharEnd], arguments: Namespace) -> list[str]:
+    """Everything that must be asked before the machine goes: the crash report, and the data for --json."""
+    result: dict[str, Any] = {"statistics": machine.statistics}
+    for number, end in enumerate(ends, 1):
+        if isinstance(end, Capture):
+            result["serial" if number == 1 else f"serial{number}"] = end.text
+    lines: list[str] = []
+    if isinstance(verdict, Crashed):
+        from kvmpy.debug.report import crash_data, crash_lines
+
+        lines = [f"kvmpy: {verdict}", *crash_lines(machine, verdict)]
+        result["crash"] = crash_data(machine, verdict)
+    arguments.result = result
+    return lines
+
+
+def _as_json(verdict: Verdict, code: int) -> dict[str, Any]:
+    data: dict[str, Any] = {"verdict": type(verdict).__name__, "text": str(verdict), "status": code}
+    if isinstance(verdict, GuestExit):
+        data["code"] = verdict.code
+    elif isinstance(verdict, Stopped):
+        data["why"] = verdict.why
+    elif isinstance(verdict, Crashed):
+        data["why"], data["rip"] = verdict.why, verdict.rip
+    return data
