@@ -221,9 +221,6 @@ class Machine:
                 self.memory, path, boot=boot or "auto", cmdline=append, initrd=initrd, modules=modules,
                 hardware=self.pc.hardware(len(self.cpu)),
             )
-            for address, content in state.roms:
-                if not self.memory.contains(address, len(content)):
-                    self.memory.add_rom(address, content)
             self.cpu[0].start_at(state)
             self.boot_state = state
 
@@ -308,10 +305,11 @@ class Machine:
 
     @property
     def statistics(self) -> dict[str, Any]:
-        """Counts as plain data: exits by name, unclaimed accesses by address, events of devices, the backend's own counters."""
+        """Counts as plain data: exits by name, unclaimed accesses by address, events of devices, the backend's own counters
+        (those that are not zero)."""
         backend: Counter[str] = Counter()
         for cpu in self.cpu:
-            backend.update(cpu.vcpu.statistics())
+            backend.update({name: count for name, count in cpu.vcpu.statistics().items() if count and "_hist[" not in name})
         return {
             "backend": self.vm.name,
             "seconds": round(self._seconds, 6),

@@ -17,6 +17,7 @@ from kvmpy.devices.rtc import Rtc
 from kvmpy.devices.serial import Serial
 from kvmpy.host.chars import CharEnd
 from kvmpy.irq import Line
+from kvmpy.memory import FOUR_GIB
 
 if TYPE_CHECKING:
     from kvmpy.boot import Hardware

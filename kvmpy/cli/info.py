@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 from argparse import Namespace
 from typing import Any
@@ -40,9 +40,9 @@ def gather() -> dict[str, Any]:
 
 def _soft() -> dict[str, Any]:
     """The software CPU, if it is built in."""
-    if importlib.util.find_spec("kvmpy.soft.backend") is None:
-        return {"available": False, "features": []}
     soft: Any = importlib.import_module("kvmpy.soft")
+    if not hasattr(soft, "SoftBackend"):
+        return {"available": False, "features": []}
     return {"available": True, "features": sorted(features_of(soft.SoftBackend().supported_cpuid()))}
 
 

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from kvmpy import __version__
 from kvmpy.cli import status
 from kvmpy.errors import ConfigError, HostError, ImageError, KvmpyError, MissingCapability
 
@@ -25,7 +24,7 @@ class Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = Parser(prog="kvmpy", description="A hypervisor that a person can script.")
-    parser.add_argument("--version", action="version", version=f"kvmpy {__version__}")
+    parser.add_argument("--version", action="version", version=f"kvmpy {sys.modules['kvmpy'].__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     _add_run(commands)
     info = commands.add_parser("info", help="what this host can do, and which backend runs guests", description=(
@@ -40,31 +39,32 @@ def _add_run(commands: Any) -> None:
         "run", help="boot an image", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Boots IMAGE with its first serial port on the terminal; log and verdict go to standard error.", epilog=status.TABLE,
     )
-    run.add_argument("image", nargs="?", metavar="IMAGE", help="kernel (ELF, multiboot, PVH, bzImage), boot sector, disk or raw code")
-    run.add_argument("--boot", metavar="P", help="boot protocol instead of the one recognised; P@ADDRESS for raw code; '--boot help' lists them")
-    run.add_argument("--initrd", metavar="FILE", help="initial RAM disk, or first module")
-    run.add_argument("--module", action="append", default=[], metavar="FILE[,TEXT]", help="a further module with its command line (repeatable)")
-    run.add_argument("--append", default="", metavar="TEXT", help="command line for the guest")
-    run.add_argument("--disk", action="append", default=[], metavar="FILE[,readonly]", help="a disk image (repeatable)")
-    machine = run.add_argument_group("machine")
-    machine.add_argument("--memory", "-m", default="128M", metavar="SIZE", help="RAM, for instance 64M, 2G (default 128M)")
-    machine.add_argument("--cpus", default="1", metavar="N", help="number of vCPUs (default 1)")
-    machine.add_argument("--cpu", default="max", metavar="MODEL", help="max, x86-64-v1, -v2 or -v3, then ,+feature or ,-feature (default max)")
-    machine.add_argument("--backend", default="auto", metavar="B", help="auto, kvm or soft (default auto)")
-    machine.add_argument("--clock", default="host", metavar="C", help="host, or virtual: time counted in instructions (soft only)")
-    machine.add_argument("--device", action="append", default=[], metavar="M:CLASS[,k=v]", help="a device of your own from module M (repeatable)")
-    machine.add_argument("--no-assist", action="store_true", help="an instruction that KVM cannot emulate is a crash")
-    machine.add_argument("--no-reboot", action="store_true", help="a reset ends the run")
-    output = run.add_argument_group("input and output")
-    output.add_argument(
+    add = run.add_argument
+    add("image", nargs="?", metavar="IMAGE", help="kernel (ELF, multiboot, PVH, bzImage), boot sector, disk or raw code")
+    add("--boot", metavar="P", help="boot protocol, P@ADDRESS for raw code; by default it is recognised; 'help' lists them")
+    add("--initrd", metavar="FILE", help="initial RAM disk, or first module")
+    add("--module", action="append", default=[], metavar="FILE[,TEXT]", help="a further module with its command line (repeatable)")
+    add("--append", default="", metavar="TEXT", help="command line for the guest")
+    add("--disk", action="append", default=[], metavar="FILE[,readonly]", help="a disk image (repeatable)")
+    add = run.add_argument_group("machine").add_argument
+    add("--memory", "-m", default="128M", metavar="SIZE", help="RAM, for instance 64M, 2G (default 128M)")
+    add("--cpus", default="1", metavar="N", help="number of vCPUs (default 1)")
+    add("--cpu", default="max", metavar="MODEL", help="max, x86-64-v1, -v2, -v3, then ,+feature ,-feature (default max)")
+    add("--backend", default="auto", metavar="B", help="auto, kvm or soft (default auto)")
+    add("--clock", default="host", metavar="C", help="host, or virtual: time counted in instructions (soft only)")
+    add("--device", action="append", default=[], metavar="M:CLASS[,k=v]", help="a device of your own from module M (repeatable)")
+    add("--no-assist", action="store_true", help="an instruction that KVM cannot emulate is a crash")
+    add("--no-reboot", action="store_true", help="a reset ends the run")
+    add = run.add_argument_group("input and output").add_argument
+    add(
         "--serial", action="append", metavar="END", help="stdio (Ctrl-A x quits, Ctrl-A h helps), file:F, pty, unix:F or none; "
         "again for COM2 to COM4 (default stdio)",
     )
-    output.add_argument("--debugcon", default="none", metavar="END", help="the same for the debug console at port 0xE9 (default none)")
-    output.add_argument("--timeout", metavar="S", help="seconds after which the run ends with status 124")
-    output.add_argument("--until", metavar="TEXT", help="end with status 0 when TEXT has been seen on the first serial port")
-    output.add_argument("--json", action="store_true", help="one JSON object on standard output at the end, with the serial output in it")
-    output.add_argument("--quiet", "-q", action="store_true", help="no log on standard error, only errors and crash reports")
+    add("--debugcon", default="none", metavar="END", help="the same for the debug console at port 0xE9 (default none)")
+    add("--timeout", metavar="S", help="seconds after which the run ends with status 124")
+    add("--until", metavar="TEXT", help="end with status 0 when TEXT has been seen on the first serial port")
+    add("--json", action="store_true", help="one JSON object on standard output at the end, with the serial output in it")
+    add("--quiet", "-q", action="store_true", help="no log on standard error, only errors and crash reports")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -77,7 +77,8 @@ def run(arguments: Namespace) -> int:
         for end in ends:
             end.close()
     # The terminal is itself again from here on.
-    log(f"{verdict} after {time.monotonic() - began:.2f} s")
+    if not isinstance(verdict, Crashed):
+        log(f"{verdict} after {time.monotonic() - began:.2f} s")
     code = status.of(verdict, until=arguments.until is not None)
     for line in report:
         print(line, file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from kvmpy.debug.pagewalk import walk
@@ -29,8 +30,8 @@ def read_linear(memory: Any, sregs: Any, linear: int, size: int) -> bytes:
 
 
 def can_disassemble() -> bool:
-    """True when the native module holds the software CPU's decoder."""
-    return int(ffi.cast("uintptr_t", ffi.addressof(lib, "kp_disassemble"))) != 0
+    """True when this installation holds the software CPU, whose decoder it is."""
+    return hasattr(importlib.import_module("kvmpy.soft"), "SoftBackend")
 
 
 def disassemble(code: bytes, width: int, rip: int) -> tuple[str, int] | None:
