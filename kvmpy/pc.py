@@ -28,7 +28,6 @@ COM_PORTS = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))
 LCR, EIGHT_BITS = 3, 0x03
 SCI = 9
 KEYBOARD, MOUSE, CLOCK = 1, 12, 8
-FOUR_GIB = 1 << 32
 
 
 class Pc:
