@@ -4,6 +4,8 @@
 
 #include "cpu.h"
 
+#define MXCSR_MASK 0xffffu /* all bits exist, DAZ too */
+
 void fp_enter(Cpu *c); /* the host's MXCSR becomes the guest's, with every exception masked */
 void fp_leave(Cpu *c); /* takes the sticky flags, gives the host its default back */
 uint32_t mxcsr_sync(Cpu *c); /* the guest's MXCSR with all flags raised so far; inside and outside run() */
