@@ -4,7 +4,6 @@
 #include "abi/abi.h"
 #include "vm.h"
 
-#include "abi/core.inc"
 
 int kp_vm_create_irqchip(KpVm *vm)
 {

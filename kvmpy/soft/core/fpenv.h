@@ -4,7 +4,7 @@
 
 #include "cpu.h"
 
-#define MXCSR_MASK 0xffffu /* all bits exist, DAZ too */
+#define MXCSR_VALID 0xffffu /* all bits exist, DAZ too */
 
 void fp_enter(Cpu *c); /* the host's MXCSR becomes the guest's, with every exception masked */
 void fp_leave(Cpu *c); /* takes the sticky flags, gives the host its default back */

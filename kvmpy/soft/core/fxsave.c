@@ -33,7 +33,7 @@ void fxsave_image(Cpu *c, uint8_t image[FXSAVE_BYTES], bool rex_w, bool with_sse
         put(image, 40 + 16 * n, x87_st(c, n)->se, 2);
     }
     put(image, 24, mxcsr_sync(c), 4);
-    put(image, 28, MXCSR_MASK, 4);
+    put(image, 28, MXCSR_VALID, 4);
     if (with_sse)
         for (unsigned n = 0; n < (in_64bit(c) ? 16 : 8); n++)
             memcpy(image + 160 + 16 * n, c->ymm[n].u8, 16);
@@ -94,7 +94,7 @@ EXEC(fxrstor)
     uint8_t image[FXSAVE_BYTES];
     mem_read_bytes(c, i, i->seg, linear, image, FXSAVE_BYTES);
     bool sse = c->cr4 & CR4_OSFXSR;
-    if (sse && (get(image, 24, 4) & ~(uint64_t)MXCSR_MASK))
+    if (sse && (get(image, 24, 4) & ~(uint64_t)MXCSR_VALID))
         raise_gp0(c, i);
     fxrstor_image(c, image, i->flags & INSN_REXW, sse);
     NEXT();

@@ -163,7 +163,7 @@ static void restore(Cpu *c, const Insn *i, uint64_t mask, bool compact_only)
     if ((mask & (XSTATE_SSE | XSTATE_AVX)) && (!compact || (bv & XSTATE_SSE))) {
         uint32_t mxcsr;
         memcpy(&mxcsr, area + 24, 4);
-        if (mxcsr & ~MXCSR_MASK)
+        if (mxcsr & ~MXCSR_VALID)
             raise_gp0(c, i);
     }
     restore_area(c, area, mask, bv, compact, i->flags & INSN_REXW);
@@ -229,7 +229,7 @@ int kp_vcpu_set_xsave(Cpu *c, const struct kvm_xsave *xsave)
     uint64_t bv = get64(area, HEADER);
     uint32_t mxcsr, mode = c->mode;
     memcpy(&mxcsr, area + 24, 4);
-    if ((bv & ~(uint64_t)(XSTATE_X87 | XSTATE_SSE | XSTATE_AVX)) || (mxcsr & ~MXCSR_MASK))
+    if ((bv & ~(uint64_t)(XSTATE_X87 | XSTATE_SSE | XSTATE_AVX)) || (mxcsr & ~MXCSR_VALID))
         return -EINVAL;
     c->mode = (mode & ~MODE_SIZE) | MODE_64;
     restore_area(c, area, XSTATE_X87 | XSTATE_SSE | XSTATE_AVX, bv, false, true);
