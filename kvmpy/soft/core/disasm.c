@@ -4,12 +4,13 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-#include "abi/core.h"
 #include "decode.h"
 
 typedef struct {
     char *text;
     size_t room, used;
+    uint64_t target; /* of an operand relative to RIP */
+    bool has_target;
 } Text;
 
 __attribute__((format(printf, 2, 3))) static void put(Text *t, const char *format, ...)
@@ -98,7 +99,7 @@ static void put_register(Text *t, unsigned n, unsigned bytes)
     }
 }
 
-static void put_hex(Text *t, uint64_t v, unsigned bytes) { put(t, "0x%" PRIx64, bytes < 8 ? v & ((1ull << 8 * bytes) - 1) : v); }
+static void put_hex(Text *t, uint64_t v, unsigned bytes) { put(t, "0x%" PRIx64, bytes < 8 ? v & (((uint64_t)1 << 8 * bytes) - 1) : v); }
 
 static void put_signed(Text *t, int64_t v)
 {
@@ -113,9 +114,9 @@ static void put_memory(Text *t, const Insn *i, unsigned bytes, bool vector_index
     if (i->prefix & PFX_SEG)
         put(t, "%s:", segments[i->seg & 7]);
     if (relative) {
-        put(t, "[%s", asize == 8 ? "rip" : "eip");
-        put_signed(t, (int64_t)(i->disp - i->next_rip));
-        put(t, "]        # 0x%" PRIx64, i->disp & i->amask);
+        put(t, "[%s+0x%" PRIx64 "]", asize == 8 ? "rip" : "eip", i->disp - i->next_rip);
+        t->has_target = true;
+        t->target = i->disp & i->amask;
         return;
     }
     if (i->base == ZERO_REG && !index) {
@@ -134,6 +135,8 @@ static void put_memory(Text *t, const Insn *i, unsigned bytes, bool vector_index
             put_register(t, i->index, asize);
         if (asize != 2)
             put(t, "*%u", 1u << i->scale);
+    } else if (asize != 2 && (i->modrm & 7) == 4 && (i->scale || (i->base & 7) != RSP)) {
+        put(t, "+%s*%u", asize == 4 ? "eiz" : "riz", 1u << i->scale); /* a SIB byte that names no index */
     }
     if (i->modrm >= 0x40 || i->base == ZERO_REG)
         put_signed(t, (int64_t)i->disp);
@@ -255,6 +258,11 @@ static const char *repeat_prefix(const Insn *i, const InsnInfo *info)
 static void put_operands(Text *t, const Insn *i, uint32_t mode)
 {
     bool immediate = false;
+    if (i->id == INSN_xlat) {
+        put(t, "BYTE PTR %s:[", segments[i->seg & 7]);
+        put_register(t, RBX, address_size(i));
+        put(t, "]");
+    }
     for (const char *s = insn_table[i->id].operands; *s;) {
         size_t length = strcspn(s, ",");
         const char *part = s, *slash = memchr(s, '/', length);
@@ -288,7 +296,7 @@ static uint32_t mode_of(uint32_t bits)
 int kp_disassemble(const uint8_t *bytes, uint32_t size, uint32_t mode, uint64_t rip, char *text, uint32_t room)
 {
     Insn i;
-    Text t = {text, room, 0};
+    Text t = {.text = text, .room = room};
     int length = decode(NULL, bytes, size, rip, mode_of(mode), &i);
     if (room)
         text[0] = 0;
@@ -298,8 +306,10 @@ int kp_disassemble(const uint8_t *bytes, uint32_t size, uint32_t mode, uint64_t 
     }
     const InsnInfo *info = &insn_table[i.id];
     put(&t, "%s%s", i.prefix & PFX_LOCK ? "lock " : "", repeat_prefix(&i, info));
-    put(&t, *info->operands ? "%-6s " : "%s", mnemonic(&i, mode_of(mode)));
+    put(&t, *info->operands || i.id == INSN_xlat ? "%-6s " : "%s", mnemonic(&i, mode_of(mode)));
     put_operands(&t, &i, mode_of(mode));
+    if (t.has_target)
+        put(&t, "        # 0x%" PRIx64, t.target);
     return length;
 }
 
