@@ -136,7 +136,7 @@ class Serial(ByteDevice):
 
     def _read_rbr(self) -> int:
         if self._rx:
-            self._rbr = self._rx.popleft() & 0xFF
+            self._rbr = self._rx.popleft() & self._mask  # here, so that input waiting from before LCR was set keeps its bits
             self._timeout = False
             self._surface()
             self._update()  # the line falls before the next character raises it
@@ -294,8 +294,7 @@ class Serial(ByteDevice):
             return
         capacity = FIFO_SIZE if self._fcr & FCR_ENABLE else 1
         while self._backlog and len(self._rx) < capacity:
-            entry = self._backlog.popleft()
-            self._push(entry & (self._mask | 0xFF00))
+            self._push(self._backlog.popleft())
         self._watch()
         self._update()
 

@@ -68,6 +68,14 @@ def test_word_length_masks(uart, end):
     assert end.out == b"\x41" and inb(uart, s.RBR) == 0x7F
 
 
+def test_input_from_before_a_reset_keeps_its_bits(uart):
+    outb(uart, s.LCR, 3)
+    uart.receive(b"ready")
+    uart.reset()
+    outb(uart, s.LCR, 3)
+    assert bytes(inb(uart, s.RBR) for _ in range(4)) == b"eady"
+
+
 def test_divisor_latch_hides_the_first_two(uart, end):
     outb(uart, s.LCR, 0x83)
     outb(uart, s.DLL, 0x34)
