@@ -136,9 +136,9 @@ else:
     class BuildPy(build_py):
         """Makes the firmware's and guests' blobs before package data is collected."""
 
-        def finalize_options(self) -> None:
+        def run(self) -> None:
             _make("blobs")
-            super().finalize_options()
+            super().run()
 
     class BuildExt(build_ext):
         """Builds kvmpy._native with the Makefile: in place for an editable install, else into the wheel's tree."""
@@ -152,11 +152,13 @@ else:
     class Sdist(sdist):
         """Adds what the build needs beside the Python files."""
 
-        def add_defaults(self) -> None:
-            super().add_defaults()
-            wanted = {".c", ".h", ".inc", ".def", ".S", ".s", ".ld", ".mk", ".py", ".typed", ".md", ".asm"}
-            for top in ("kvmpy", "firmware", "guests"):
+        def make_distribution(self) -> None:
+            wanted = {".c", ".h", ".inc", ".def", ".S", ".s", ".ld", ".mk", ".py", ".typed", ".md", ".sh", ".txt", ".bin", ".img"}
+            for top in ("kvmpy", "firmware", "guests", "tests", "docs"):
                 for path in sorted((ROOT / top).rglob("*")):
-                    if path.is_file() and (path.suffix in wanted or path.name == "Makefile") and not path.name.startswith("_native"):
-                        self.filelist.append(str(path.relative_to(ROOT)))
+                    here = path.relative_to(ROOT)
+                    built = "blobs" in here.parts or "__pycache__" in here.parts or path.name.startswith("_native")
+                    if path.is_file() and not built and (path.suffix in wanted or path.name == "Makefile"):
+                        self.filelist.append(str(here))
             self.filelist.append("Makefile")
+            super().make_distribution()
