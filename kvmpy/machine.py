@@ -104,7 +104,7 @@ class Machine:
         self.serial = ends[0]
         """The end of COM1."""
         self._taps = [Tap(end) for end in ends]
-        self.pc = Pc(self._taps, self._open_end(console or "none"), self.memory.ram_ranges())
+        self.pc = Pc(self._taps, self._open_end(console or "none"), self.memory.ram_ranges(), disks)
         self.devices: list[Device] = []
         for device in (*self.pc.devices, *devices):
             self.add(device)
@@ -221,6 +221,8 @@ class Machine:
                 self.memory, path, boot=boot or "auto", cmdline=append, initrd=initrd, modules=modules,
                 hardware=self.pc.hardware(len(self.cpu)),
             )
+            if state.disk:
+                self.pc.bios_disk.boot_from(state.disk)
             self.cpu[0].start_at(state)
             self.boot_state = state
 

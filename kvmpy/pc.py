@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os import PathLike
 from typing import TYPE_CHECKING
 
 from kvmpy.devices.acpi_pm import AcpiPm
 from kvmpy.devices.base import Device
+from kvmpy.devices.biosdisk import BiosDisk
 from kvmpy.devices.debug_console import DebugConsole
 from kvmpy.devices.debug_exit import DebugExit
 from kvmpy.devices.i8042 import I8042
@@ -33,8 +35,12 @@ KEYBOARD, MOUSE, CLOCK = 1, 12, 8
 class Pc:
     """The default devices of one machine."""
 
-    def __init__(self, serial: Sequence[CharEnd], console: CharEnd, memory: Sequence[tuple[int, int]]) -> None:
-        """`serial` are the ends of COM1 and on; `console` takes the debug console's output; `memory` are the RAM ranges."""
+    def __init__(
+        self, serial: Sequence[CharEnd], console: CharEnd, memory: Sequence[tuple[int, int]],
+        disks: Sequence[str | PathLike[str]] = (),
+    ) -> None:
+        """`serial` are the ends of COM1 and on; `console` takes the debug console's output; `memory` are the RAM ranges;
+        `disks` are images for the BIOS."""
         gate = A20Gate()
         self.serial = [
             Serial(port, Line(irq), end, f"Serial COM{number}")
@@ -46,9 +52,10 @@ class Pc:
         self.keyboard_controller = I8042(Line(KEYBOARD), Line(MOUSE), gate)
         self.pm = AcpiPm(Line(SCI))
         self.post = Post()
+        self.bios_disk = BiosDisk(disks)
         self.devices: list[Device] = [
             *self.serial, self.rtc, self.keyboard_controller, Port92(gate), self.pm, ResetPort(),
-            self.post, DebugConsole(console), DebugExit(),
+            self.post, DebugConsole(console), DebugExit(), self.bios_disk,
         ]
 
     def leave_as_firmware_does(self) -> None:

@@ -15,7 +15,8 @@ from kvmpy.memory import GuestMemory
 
 def info1(memory: GuestMemory, state: BootState) -> dict[str, int]:
     names = (
-        "flags lower upper device cmdline mods_count mods elf_num elf_size elf_addr elf_shndx mmap_size mmap drives_size drives config loader"
+        "flags lower upper device cmdline mods_count mods elf_num elf_size elf_addr elf_shndx mmap_size mmap "
+        "drives_size drives config loader"
     )
     raw = memory.read(state.gprs["rbx"], 116)
     found = dict(zip(names.split(), struct.unpack_from("<17I", raw), strict=True))
