@@ -21,7 +21,7 @@
 #define HANDLER(n, condition, name, bits, operands, result, ...) \
     EXEC(name##_##n) \
     { \
-        typedef INT(bits) sint; \
+        typedef INT(bits) sint __attribute__((unused)); \
         operands; \
         UINT(bits) r = (UINT(bits))(result); \
         __VA_ARGS__; \
