@@ -7,12 +7,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from boot_images import CODE, elf32, elf64, pvh_note
 
 from kvmpy import x86
 from kvmpy.boot import load
 from kvmpy.errors import ImageError
 from kvmpy.memory import GuestMemory
+from tests.boot.boot_images import CODE, elf32, elf64, pvh_note
 
 
 def test_elf64_starts_in_long_mode(memory: GuestMemory, kernel) -> None:

@@ -6,12 +6,12 @@ import struct
 from pathlib import Path
 
 import pytest
-from boot_images import CODE, bzimage, elf64
 
 from kvmpy.boot import bootparams as bp
 from kvmpy.boot import load
 from kvmpy.errors import ImageError
 from kvmpy.memory import GuestMemory
+from tests.boot.boot_images import CODE, bzimage, elf64
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "guests"
 

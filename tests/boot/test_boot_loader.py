@@ -6,13 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
-from boot_images import CODE, bzimage, elf32, elf64, mb1_header, mb2_header, mb2_tag, pvh_note
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kvmpy.boot import Image, Range, load, memory_map
 from kvmpy.errors import ConfigError, ImageError
 from kvmpy.memory import GuestMemory
+from tests.boot.boot_images import CODE, bzimage, elf32, elf64, mb1_header, mb2_header, mb2_tag, pvh_note
 
 SECTOR = CODE.ljust(510, b"\0") + b"\x55\xaa"
 

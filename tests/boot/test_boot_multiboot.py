@@ -5,12 +5,12 @@ from __future__ import annotations
 import struct
 
 import pytest
-from boot_images import CODE, elf32, elf64, mb1_header, mb2_header, mb2_tag
 
 from kvmpy.boot import load
 from kvmpy.boot.state import BootState
 from kvmpy.errors import ImageError
 from kvmpy.memory import GuestMemory
+from tests.boot.boot_images import CODE, elf32, elf64, mb1_header, mb2_header, mb2_tag
 
 
 def info1(memory: GuestMemory, state: BootState) -> dict[str, int]:
