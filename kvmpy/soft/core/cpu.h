@@ -158,6 +158,7 @@ struct Cpu {
     uint32_t mode;   /* MODE_*, kept by cpu_update_mode */
     uint8_t cpl;
     uint8_t deny_x87, deny_mmx, deny_sse, deny_avx; /* vector to raise (EXC_NM, EXC_UD) or EXC_NONE, kept by cpu_update_mode */
+    uint8_t trap_sse, trap_avx; /* floating-point handlers take their slow path: deny_* or an unmasked exception; fp_update_trap */
     uint8_t shadow;  /* interrupts are inhibited until one more instruction has ended: 1 after STI, 2 after MOV/POP SS */
     TlbEntry *tlb;   /* table of the present privilege */
     uint64_t seg_base[SEG_COUNT]; /* what an offset gets added: base of seg[], but 0 for ES, CS, SS, DS in 64-bit mode */
@@ -168,7 +169,9 @@ struct Cpu {
 
     /* vector and x87 */
     Ymm ymm[16];
-    uint32_t mxcsr;
+    uint32_t mxcsr;      /* while fp_live: without the exception flags that the host's MXCSR has gathered, see fpenv.h */
+    uint32_t host_mxcsr; /* the host's own, while the guest's control bits are loaded */
+    bool fp_live;        /* between fp_enter and fp_leave */
     X87 x87;
 
     /* segments, control, system */
