@@ -2,6 +2,7 @@
 #include "cpu.h"
 #include "chips.h"
 #include "flags.h"
+#include "fpenv.h"
 #include "insn.h"
 #include "system.h"
 
@@ -20,6 +21,7 @@ static void update_denials(Cpu *c)
     c->deny_sse = em || !(c->cr4 & CR4_OSFXSR) ? EXC_UD : ts ? EXC_NM : EXC_NONE;
     bool avx = c->cr4 & CR4_OSXSAVE && (c->xcr0 & 6) == 6 && c->cr0 & CR0_PE && !(c->eflags & FL_VM);
     c->deny_avx = !avx ? EXC_UD : ts ? EXC_NM : EXC_NONE;
+    fp_update_trap(c);
 }
 
 void cpu_update_mode(Cpu *c)

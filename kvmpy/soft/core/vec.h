@@ -162,15 +162,14 @@ INLINE uint64_t get_rm64(Cpu *c, const Insn *i) { return i->flags & INSN_MEM ? l
 typedef void (*fp_body)(Cpu *c, const Insn *i);
 /* vec_fp.c: raises what trap_sse or trap_avx stand for; else executes body and raises the exceptions it met, with its results
    taken back. Bodies write ymm[reg], gpr[reg], MMX register reg or the flags, no memory. */
-void fp_watched(Cpu *c, const Insn *i, fp_body body, unsigned deny);
+const Insn *fp_watched(Cpu *c, const Insn *i, fp_body body, unsigned deny);
 
 #define FP_EXEC(name, trap, deny, body) \
     EXEC(name) \
     { \
         if (unlikely(c->trap)) \
-            fp_watched(c, i, body, c->deny); \
-        else \
-            body(c, i); \
+            return fp_watched(c, i, body, c->deny); \
+        body(c, i); \
         NEXT(); \
     }
 #define FP_BODY(name) INLINE void name(Cpu *c, const Insn *i)
