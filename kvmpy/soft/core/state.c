@@ -95,7 +95,7 @@ static void reset_power_on(Cpu *c)
     memset(&c->x87, 0, sizeof c->x87);
     /* as after FNINIT, which is what KVM gives; the manual's 0x40 at power-on is never met behind firmware */
     c->x87.control = 0x37f;
-    c->mxcsr = 0x1f80;
+    mxcsr_write(c, MXCSR_RESET);
     c->xcr0 = 1;
     c->xss = 0;
     c->star = c->lstar = c->cstar = c->sfmask = c->kernel_gs_base = 0;

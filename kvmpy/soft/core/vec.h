@@ -9,6 +9,7 @@
 
 #include "exec.h"
 #include "fpenv.h"
+#include "x87.h"
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -27,11 +28,8 @@ INLINE void mmx_set(Cpu *c, unsigned n, uint64_t v)
     c->x87.st[n & 7].se = 0xffff;
 }
 
-/* vec_move.c: #MF, for an x87 exception that waits. */
-void mmx_pending(Cpu *c, const Insn *i);
-
 /* CHECK_MMX and the x87 exceptions that an MMX instruction finds waiting. */
-#define ENTER_MMX() do { CHECK_MMX(); if (unlikely(c->x87.status & 0x80)) mmx_pending(c, i); } while (0)
+#define ENTER_MMX() do { CHECK_MMX(); if (unlikely(c->x87.status & 0x80)) x87_pending(c, i); } while (0)
 /* Instructions with operands in MMX and XMM registers. */
 #define ENTER_SSE_MMX() do { CHECK_SSE(); ENTER_MMX(); } while (0)
 

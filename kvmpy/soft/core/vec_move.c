@@ -1,8 +1,6 @@
 /* Moves of whole registers and of elements, non-temporal and masked stores, MXCSR, EMMS. */
 #include "vec.h"
 
-void mmx_pending(Cpu *c, const Insn *i) { raise_fault(c, i, EXC_MF); }
-
 /* ---- whole registers ---- */
 
 #define MOVE_LOAD(id, aligned) \
@@ -429,16 +427,6 @@ EXEC(movdq2q_r)
     NEXT();
 }
 ONE(movdq2q, movdq2q_r)
-
-EXEC(movnti_any)
-{
-    if (i->osize == 8)
-        store64(c, i, c->gpr[i->reg]);
-    else
-        store32(c, i, (uint32_t)c->gpr[i->reg]);
-    NEXT();
-}
-ONE(movnti, movnti_any)
 
 /* ---- MASKMOV: bytes to DS:rDI where the mask's top bits are set; all are checked before the first is written ---- */
 
