@@ -28,22 +28,21 @@ class DirtyPart(KvmFile):
     def __init__(self, fd: int) -> None:
         super().__init__(fd)
         self._slots: dict[int, _Slot] = {}
+        self._logged: list[_Slot] = []
         self._manual_clear = False
         self.dirty_ring_entries = 0
 
     def _note_slot(self, slot: int, gpa: int, size: int, log_dirty: bool) -> None:
-        if not size:
-            self._slots.pop(slot, None)
-            return
-        old = self._slots.get(slot)
-        new = _Slot(gpa, size)
-        if log_dirty:
-            keep = old is not None and old.written is not None and old.size == size
-            new.written = old.written if keep and old is not None else bytearray(new.bitmap_size)
-        self._slots[slot] = new
+        old = self._slots.pop(slot, None)
+        if size:
+            new = self._slots[slot] = _Slot(gpa, size)
+            if log_dirty:
+                kept = old.written if old is not None and old.size == size else None
+                new.written = bytearray(new.bitmap_size) if kept is None else kept
+        self._logged = [known for known in self._slots.values() if known.written is not None]
 
     def _mark_written(self, gpa: int, size: int) -> None:
-        for slot in self._slots.values():
+        for slot in self._logged:
             if slot.written is None or size <= 0:
                 continue
             first, last = max(gpa, slot.gpa), min(gpa + size, slot.gpa + slot.size)

@@ -54,7 +54,6 @@ CAPABILITIES = {
     "memory_slots": lib.KVM_CAP_NR_MEMSLOTS,
     "vcpus": lib.KVM_CAP_MAX_VCPUS,
     "debugregs": lib.KVM_CAP_DEBUGREGS,
-    "hardware_breakpoints": lib.KVM_CAP_GUEST_DEBUG_HW_BPS,
     "memory_fault_info": lib.KVM_CAP_MEMORY_FAULT_INFO,
 }
 
