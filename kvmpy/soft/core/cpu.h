@@ -93,7 +93,7 @@ typedef enum {
     CC_LOGIC8, CC_LOGIC16, CC_LOGIC32, CC_LOGIC64, /* dst = result; CF = OF = AF = 0 */
     CC_INC8, CC_INC16, CC_INC32, CC_INC64,         /* dst = result, src = CF before (0 or 1) */
     CC_DEC8, CC_DEC16, CC_DEC32, CC_DEC64,
-    CC_SHL8, CC_SHL16, CC_SHL32, CC_SHL64,         /* dst = result, src = operand shifted by count - 1; AF = 0 */
+    CC_SHL8, CC_SHL16, CC_SHL32, CC_SHL64,         /* dst = result, src = operand shifted by count - 1; AF = 1 */
     CC_SHR8, CC_SHR16, CC_SHR32, CC_SHR64,         /* likewise; OF = top bit of src */
     CC_SAR8, CC_SAR16, CC_SAR32, CC_SAR64,         /* likewise; OF = 0 */
 } CcOp;

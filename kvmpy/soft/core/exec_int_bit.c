@@ -68,36 +68,39 @@ BIT_EXEC(bts)
 BIT_EXEC(btr)
 BIT_EXEC(btc)
 
-/* A source of 0 leaves the destination as it is (AMD APM 3; Intel processors do the same). */
+/* A source of 0 leaves the destination as it is (AMD APM 3; Intel processors do the same). The undefined flags are those of
+   AMD Zen 5. */
 #define SCAN(bits, form, src) \
     EXEC(bsf_##form##bits) \
     { \
         UINT(bits) a = (src); \
+        unsigned n = a ? (unsigned)__builtin_ctzll(a) : 0; \
         if (a) \
-            SET##bits(i->reg, (UINT(bits))__builtin_ctzll(a)); \
-        cc_change(c, FL_ZF, a ? 0 : FL_ZF); \
+            SET##bits(i->reg, (UINT(bits))n); \
+        cc_explicit(c, (a ? 0 : FL_ZF) | parity(n) << 2); \
         NEXT(); \
     } \
     EXEC(bsr_##form##bits) \
     { \
         UINT(bits) a = (src); \
+        unsigned n = a ? 63 - (unsigned)__builtin_clzll(a) : 0; \
         if (a) \
-            SET##bits(i->reg, (UINT(bits))(63 - __builtin_clzll(a))); \
-        cc_change(c, FL_ZF, a ? 0 : FL_ZF); \
+            SET##bits(i->reg, (UINT(bits))n); \
+        cc_explicit(c, (a ? 0 : FL_ZF) | parity(n) << 2); \
         NEXT(); \
     } \
     EXEC(tzcnt_##form##bits) \
     { \
         UINT(bits) a = (src), r = (UINT(bits))(a ? __builtin_ctzll(a) : bits); \
         SET##bits(i->reg, r); \
-        cc_change(c, FL_CF | FL_ZF, (a ? 0 : FL_CF) | (r ? 0 : FL_ZF)); \
+        cc_explicit(c, (a ? 0 : FL_CF) | (r ? 0 : FL_ZF) | cc_of(c) << 11); \
         NEXT(); \
     } \
     EXEC(lzcnt_##form##bits) \
     { \
         UINT(bits) a = (src), r = (UINT(bits))(a ? __builtin_clzll(a) - (64 - bits) : bits); \
         SET##bits(i->reg, r); \
-        cc_change(c, FL_CF | FL_ZF, (a ? 0 : FL_CF) | (r ? 0 : FL_ZF)); \
+        cc_explicit(c, (a ? 0 : FL_CF) | (r ? 0 : FL_ZF) | cc_of(c) << 11); \
         NEXT(); \
     } \
     EXEC(popcnt_##form##bits) \
@@ -150,7 +153,7 @@ EXEC_Y(bzhi)
 #define BEXTR(bits) \
     BODY(bextr, bits, unsigned start = v & 0xff, length = v >> 8 & 0xff; UINT(bits) r = start < bits ? a >> start : 0; \
          if (length < bits) r &= ((UINT(bits))1 << length) - 1; \
-         SET##bits(i->reg, r); cc_explicit(c, r ? 0 : FL_ZF))
+         SET##bits(i->reg, r); cc_explicit(c, (r ? 0 : FL_ZF) | parity(r) << 2 | FL_AF))
 BEXTR(32)
 BEXTR(64)
 EXEC_Y(bextr)

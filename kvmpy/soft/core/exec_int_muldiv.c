@@ -1,8 +1,11 @@
 /* MUL, IMUL, DIV, IDIV, MULX. */
 #include "exec_int.h"
 
-/* CF and OF say whether the upper half counts; the other four are undefined and stay as they are. */
-static inline void mul_flags(Cpu *c, bool overflow) { cc_change(c, FL_CF | FL_OF, overflow ? FL_CF | FL_OF : 0); }
+/* CF and OF say whether the upper half counts; the other four are undefined, and come cheapest this way. */
+static inline void mul_flags(Cpu *c, bool overflow) { cc_explicit(c, overflow ? FL_CF | FL_OF : 0); }
+
+/* All six are undefined; processors (AMD Zen 5) leave CF and OF. */
+static inline void div_flags(Cpu *c) { cc_change(c, FL_PF | FL_AF | FL_ZF | FL_SF, FL_AF); }
 
 /* src: expression of the operand. */
 #define MUL8(form, src) \
@@ -76,6 +79,7 @@ EXEC_WIDE(imul_GvEvIb, imul_ir, imul_im)
         if (d == 0 || a >> 8 >= d) \
             raise_fault(c, i, EXC_DE); \
         REG16(RAX) = (uint16_t)((a % d) << 8 | a / d); \
+        div_flags(c); \
         NEXT(); \
     } \
     EXEC(idiv_##form##8) \
@@ -88,6 +92,7 @@ EXEC_WIDE(imul_GvEvIb, imul_ir, imul_im)
         if (q != (int8_t)q) \
             raise_fault(c, i, EXC_DE); \
         REG16(RAX) = (uint16_t)((unsigned)(a % d) << 8 | (uint8_t)q); \
+        div_flags(c); \
         NEXT(); \
     }
 DIV8(r, REG8(i->rm))
@@ -102,6 +107,7 @@ DIV8(m, load8(c, i))
         unsigned twice a = (unsigned twice)GET##bits(RDX) << bits | GET##bits(RAX); \
         SET##bits(RAX, (UINT(bits))(a / d)); \
         SET##bits(RDX, (UINT(bits))(a % d)); \
+        div_flags(c); \
         NEXT(); \
     } \
     EXEC(idiv_##form##bits) \
@@ -116,6 +122,7 @@ DIV8(m, load8(c, i))
             raise_fault(c, i, EXC_DE); \
         SET##bits(RAX, (UINT(bits))q); \
         SET##bits(RDX, (UINT(bits))(a % d)); \
+        div_flags(c); \
         NEXT(); \
     }
 #define DIV_WIDTH(bits, twice) DIV(bits, twice, r, GET##bits(i->rm)) DIV(bits, twice, m, load##bits(c, i))
@@ -137,6 +144,7 @@ DIV_WIDTH(32, long long)
             c->gpr[RAX] = (uint64_t)(a / d); \
             c->gpr[RDX] = (uint64_t)(a % d); \
         } \
+        div_flags(c); \
         NEXT(); \
     } \
     EXEC(idiv_##form##64) \
@@ -147,6 +155,7 @@ DIV_WIDTH(32, long long)
         if ((int64_t)c->gpr[RDX] == low >> 63 && d != -1) { \
             c->gpr[RAX] = (uint64_t)(low / d); \
             c->gpr[RDX] = (uint64_t)(low % d); \
+            div_flags(c); \
             NEXT(); \
         } \
         __int128 a = (__int128)((unsigned __int128)c->gpr[RDX] << 64 | (uint64_t)low); \
@@ -157,6 +166,7 @@ DIV_WIDTH(32, long long)
             raise_fault(c, i, EXC_DE); \
         c->gpr[RAX] = (uint64_t)q; \
         c->gpr[RDX] = (uint64_t)(a % d); \
+        div_flags(c); \
         NEXT(); \
     }
 DIV64(r, c->gpr[i->rm])

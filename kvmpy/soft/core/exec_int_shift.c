@@ -96,11 +96,12 @@ SHIFT_WIDTHS(shr)
 SHIFT_WIDTHS(sar)
 SHIFT_EXEC(sal, shl)
 
-/* Double shifts: operands a and b as one value. A 16-bit operand shifted by more than 16 takes its bits from a again. */
-#define LEFT16(k) (UINT(16))((((uint64_t)a << 32 | (uint64_t)b << 16 | a) << (k)) >> 32)
+/* Double shifts: operands a and b as one value. A 16-bit operand shifted by more than 16, which is undefined, takes its bits
+   from b again, as AMD Zen 5 does. */
+#define LEFT16(k) (UINT(16))((((uint64_t)a << 32 | (uint64_t)b << 16 | b) << (k)) >> 32)
 #define LEFT32(k) (UINT(32))((((uint64_t)a << 32 | b) << (k)) >> 32)
 #define LEFT64(k) ((k) ? a << (k) | b >> (64 - (k)) : a)
-#define RIGHT16(k) (UINT(16))(((uint64_t)a << 32 | (uint64_t)b << 16 | a) >> (k))
+#define RIGHT16(k) (UINT(16))(((uint64_t)b << 32 | (uint64_t)b << 16 | a) >> (k))
 #define RIGHT32(k) (UINT(32))(((uint64_t)b << 32 | a) >> (k))
 #define RIGHT64(k) ((k) ? a >> (k) | b << (64 - (k)) : a)
 #define shld_RESULT(bits) UINT(bits) last = LEFT##bits(n - 1), r = LEFT##bits(n)
@@ -109,7 +110,7 @@ SHIFT_EXEC(sal, shl)
 #define shrd_FLAGS(bits) \
     do { \
         cc_set(c, CC_LOGIC##bits, r, 0); \
-        cc_change(c, FL_CF | FL_OF, (uint32_t)(last & 1) | (TOP(r, bits) ^ TOP(last, bits)) << 11); \
+        cc_change(c, FL_CF | FL_OF | FL_AF, (uint32_t)(last & 1) | FL_AF | (TOP(r, bits) ^ TOP(last, bits)) << 11); \
     } while (0)
 
 #define DOUBLE_BY(op, bits, how, count) \

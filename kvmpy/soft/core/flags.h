@@ -80,7 +80,8 @@ static inline unsigned cc_af(const Cpu *c)
     case 12: return ((dst + src + 1) ^ src ^ dst) >> 4 & 1;
     case 20: return (dst & 15) == 0;
     case 24: return (dst & 15) == 15;
-    default: return 0;
+    case 16: return 0;
+    default: return 1; /* shifts: undefined, AMD Zen 5 sets it */
     }
 }
 
