@@ -636,6 +636,28 @@ static void test_state(void)
         pit_count(n % 3), run_to(now + 100000);
 }
 
+static void test_clock(void)
+{
+    apic_on(cpu[0]);
+    run_to(1000);
+    pit_program(0, 2, 3000);
+    apic_write(cpu[0], 0x3e0, 0xb);
+    apic_write(cpu[0], 0x320, 0x20040);
+    apic_write(cpu[0], 0x380, 10000000);
+    run_to(500000);
+    uint64_t left = chips_deadline(vm.chips) - now;
+    uint16_t count = pit_count(0);
+    now += 1ull << 40;
+    chips_clock_moved(vm.chips, 1ll << 40);
+    EQ(chips_deadline(vm.chips) - now, left);
+    EQ(apic_read(cpu[0], 0x390), 10000000 - 499000);
+    EQ(pit_count(0), count);
+    now -= 1ull << 40;
+    chips_clock_moved(vm.chips, -(1ll << 40));
+    EQ(chips_deadline(vm.chips) - now, left);
+    EQ(pit_count(0), count);
+}
+
 /* Random accesses: nothing to be right but the sanitizers. */
 static void test_random(void)
 {
@@ -667,7 +689,7 @@ static void test_random(void)
 static const struct { const char *name; void (*run)(void); } tests[] = {
     {"pic", test_pic}, {"cascade", test_cascade}, {"pic_modes", test_pic_modes}, {"ioapic", test_ioapic},
     {"priorities", test_priorities}, {"ipi", test_ipi}, {"x2apic", test_x2apic}, {"apic_timer", test_apic_timer},
-    {"pit_irq", test_pit_irq}, {"pit_modes", test_pit_modes}, {"state", test_state}, {"random", test_random},
+    {"clock", test_clock}, {"pit_irq", test_pit_irq}, {"pit_modes", test_pit_modes}, {"state", test_state}, {"random", test_random},
 };
 
 int main(int argc, char **argv)

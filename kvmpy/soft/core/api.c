@@ -156,17 +156,6 @@ int kp_vm_get_clock(Vm *vm, struct kvm_clock_data *data)
     return 0;
 }
 
-int kp_vm_set_clock(Vm *vm, const struct kvm_clock_data *data)
-{
-    uint64_t now = vm_now(vm);
-    if (vm->virtual_clock)
-        vm->virtual_skip += data->clock - now;
-    else
-        vm->clock_base -= data->clock - now;
-    vm->timers_changed = true;
-    return 0;
-}
-
 int kp_vm_set_user_msrs(Vm *vm, uint32_t reasons, const uint32_t *ranges, uint32_t count)
 {
     if (count > ARRAY_SIZE(vm->msr_range))

@@ -1,9 +1,7 @@
-/* kp_* functions of the interrupt chips: checks of existence, and errors as the KVM ioctls give them. */
+/* kp_* functions of the interrupt chips and of time: checks of existence, and errors as the KVM ioctls give them. */
 #include <errno.h>
 
-#include "abi/abi.h"
 #include "vm.h"
-
 
 int kp_vm_create_irqchip(KpVm *vm)
 {
@@ -45,3 +43,32 @@ int kp_vm_get_pit(KpVm *vm, struct kvm_pit_state2 *pit) { return vm->chips ? chi
 int kp_vm_set_pit(KpVm *vm, const struct kvm_pit_state2 *pit) { return vm->chips ? chips_set_pit(vm->chips, pit) : -ENXIO; }
 int kp_vcpu_get_lapic(KpVcpu *cpu, struct kvm_lapic_state *lapic) { return lapic_get_state(cpu, lapic); }
 int kp_vcpu_set_lapic(KpVcpu *cpu, const struct kvm_lapic_state *lapic) { return lapic_set_state(cpu, lapic); }
+
+int kp_vm_set_clock(KpVm *vm, const struct kvm_clock_data *data)
+{
+    int64_t moved = (int64_t)(data->clock - vm_now(vm));
+    if (vm->virtual_clock)
+        vm->virtual_skip += (uint64_t)moved;
+    else
+        vm->clock_base -= (uint64_t)moved;
+    if (vm->chips)
+        chips_clock_moved(vm->chips, moved);
+    vm->timers_changed = true;
+    return 0;
+}
+
+uint64_t kp_vm_get_tsc_khz(KpVm *vm) { return vm->tsc_khz; }
+
+int kp_vm_set_tsc_khz(KpVm *vm, uint64_t khz)
+{
+    if (!khz || khz >> 32)
+        return -EINVAL;
+    uint64_t now = vm_now(vm), before = vm->tsc_khz;
+    uint64_t moved = (uint64_t)((unsigned __int128)now * before / 1000000) - (uint64_t)((unsigned __int128)now * khz / 1000000);
+    vm->tsc_khz = khz;
+    for (uint32_t n = 0; n < vm->cpu_count; n++)
+        if (vm->cpu[n])
+            vm->cpu[n]->tsc_offset += moved;
+    vm->timers_changed = true;
+    return 0;
+}

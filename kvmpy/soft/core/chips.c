@@ -157,6 +157,18 @@ void chips_tick(Chips *chips, uint64_t now)
     chips_unlock(chips);
 }
 
+void chips_clock_moved(Chips *chips, int64_t ns)
+{
+    chips_lock(chips);
+    pit_clock_moved(chips, ns);
+    for (uint32_t n = 0; n < chips->vm->cpu_count; n++) {
+        Cpu *c = chips->vm->cpu[n];
+        if (c && c->lapic)
+            lapic_timer_clock_moved(c->lapic, ns);
+    }
+    chips_unlock(chips);
+}
+
 /* ---- ports and addresses ---- */
 
 static bool pit_port(const Chips *chips, uint16_t port, unsigned size)

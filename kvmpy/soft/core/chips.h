@@ -44,6 +44,8 @@ bool chips_pending_for_halted(Cpu *c);
 /* Timers of all chips: earliest deadline or NEVER; and firing those due. */
 uint64_t chips_deadline(Chips *chips);
 void chips_tick(Chips *chips, uint64_t now);
+/* vm_now was set forward by `ns` (or back): what is left of every count stays; TSC deadlines follow the TSC. */
+void chips_clock_moved(Chips *chips, int64_t ns);
 
 /* MSRs of the local APIC: APIC_BASE, TSC_DEADLINE, x2APIC 0x800-0x8ff. 0, or -1 for #GP. */
 int lapic_msr_read(Cpu *c, uint32_t index, uint64_t *value);

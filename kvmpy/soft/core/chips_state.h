@@ -136,6 +136,7 @@ void lapic_timer_resume(Lapic *l, uint64_t remaining);
 void lapic_timer_set_tsc_deadline(Lapic *l, uint64_t deadline);
 uint64_t lapic_timer_deadline(Lapic *l);
 void lapic_timer_tick(Lapic *l, uint64_t now);
+void lapic_timer_clock_moved(Lapic *l, int64_t ns);
 
 /* ioapic.c */
 void ioapic_reset(Chips *chips);
@@ -164,6 +165,7 @@ void pit_acknowledged(Chips *chips);
 void pit_forget(Chips *chips); /* drops edges that were never acknowledged */
 void pit_work(Chips *chips);
 void pit_tick(Chips *chips, uint64_t now);
+void pit_clock_moved(Chips *chips, int64_t ns);
 void pit_get(Chips *chips, struct kvm_pit_state2 *state);
 void pit_set(Chips *chips, const struct kvm_pit_state2 *state);
 

@@ -142,3 +142,9 @@ void lapic_timer_tick(Lapic *l, uint64_t now)
     }
     lapic_local(l, APIC_LVT_TIMER);
 }
+
+void lapic_timer_clock_moved(Lapic *l, int64_t ns)
+{
+    if (l->deadline != NEVER)
+        l->deadline = tsc_deadline_mode(l) ? tsc_moment(l) : l->deadline + (uint64_t)ns;
+}

@@ -352,6 +352,15 @@ void pit_tick(Chips *chips, uint64_t now)
     }
 }
 
+void pit_clock_moved(Chips *chips, int64_t ns)
+{
+    Pit *pit = &chips->pit;
+    for (unsigned n = 0; n < 3; n++)
+        pit->channel[n].start = (int64_t)((uint64_t)pit->channel[n].start + (uint64_t)ns);
+    if (pit->deadline != NEVER)
+        pit->deadline += (uint64_t)ns;
+}
+
 void pit_reset(Chips *chips)
 {
     memset(&chips->pit, 0, sizeof(chips->pit));
