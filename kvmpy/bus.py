@@ -143,15 +143,23 @@ class PortBus(Bus):
     def __init__(self) -> None:
         super().__init__()
         self._by_port: dict[int, Entry] = {}
+        self.caches: list[dict[int, Any]] = []
+        """What others derived from the ranges; emptied when they change."""
 
     def insert(self, first: int, size: int, device: Any, *, base: int = 0, name: str = "") -> Entry:
         entry = super().insert(first, size, device, base=base, name=name)
         self._by_port.update(dict.fromkeys(range(entry.first, entry.end), entry))
+        self._changed()
         return entry
 
     def remove(self, device: Any) -> None:
         super().remove(device)
         self._by_port = {port: entry for port, entry in self._by_port.items() if entry.device is not device}
+        self._changed()
+
+    def _changed(self) -> None:
+        for cache in self.caches:
+            cache.clear()
 
     def find(self, address: int) -> Entry | None:
         return self._by_port.get(address)
@@ -191,6 +199,19 @@ class MmioBus(Bus):
         if entry is not None:
             self._last = entry
         return entry
+
+    def read(self, address: int, size: int) -> int:
+        last = self._last
+        if last is not None and last.first <= address and address + size <= last.end:
+            return last.read(address - last.first + last.base, size) & ((1 << (8 * size)) - 1)
+        return super().read(address, size)
+
+    def write(self, address: int, size: int, value: int) -> None:
+        last = self._last
+        if last is not None and last.first <= address and address + size <= last.end:
+            last.write(address - last.first + last.base, size, value)
+            return
+        super().write(address, size, value)
 
 
 def place(device: Any, ports: PortBus, mmio: MmioBus) -> None:

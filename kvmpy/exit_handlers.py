@@ -5,7 +5,6 @@ A handler that ends the run calls `loop.stop` with a verdict; all others return,
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from kvmpy.backend import CData, Vcpu
@@ -18,23 +17,35 @@ if TYPE_CHECKING:
 
     from kvmpy.loop import Loop
 
+KNOWN = 64
+"""Exit reasons from here on are all alike."""
+
+# What to do for one kind of port access: the device's bound method, its offset, the size, where the data is, a mask; out or in.
+Plan = tuple["Callable[..., Any]", int, int, CData, int, bool]
+_POINTERS = {1: "uint8_t *", 2: "uint16_t *", 4: "uint32_t *", 8: "uint64_t *"}
+
 _ENOSYS = (1 << 64) - 1000  # KVM_ENOSYS of <linux/kvm_para.h>, negated
 
 
 class Seat:
     """A vCPU in the loop: its record's parts, fetched once, and its counters."""
 
-    __slots__ = ("exits", "index", "io", "io_data", "mmio", "mmio_data", "quiet_in", "record", "vcpu")
+    __slots__ = ("exits", "header", "index", "io", "io_data", "mmio", "mmio_data", "plans", "quiet_in", "record", "vcpu")
 
     def __init__(self, vcpu: Vcpu) -> None:
         self.vcpu = vcpu
         self.index = vcpu.index
         self.record: CData = vcpu.record
         self.io: CData = self.record.io
+        self.header: CData = ffi.cast("uint64_t *", ffi.addressof(self.io))
+        """Direction, size, port and count of a port access as one number: the key of `plans`."""
+        self.plans: dict[int, Plan] = {}
         self.io_data: Callable[[], CData] = vcpu.io_data
         self.mmio: CData = self.record.mmio
-        self.mmio_data: Any = ffi.buffer(self.mmio.data)
-        self.exits: defaultdict[int, int] = defaultdict(int)
+        self.mmio_data: dict[int, CData] = {size: ffi.cast(kind, self.mmio.data) for size, kind in _POINTERS.items()}
+        """The data as a number, by the access's size."""
+        self.exits = [0] * (KNOWN + 1)
+        """Counts by exit reason; the last one is for every number from KNOWN on."""
         self.quiet_in = -1
         """Generation of the watchdog's tick in which the vCPU was last seen waiting for good."""
 
@@ -53,38 +64,62 @@ def _trace(loop: Loop, seat: Seat) -> None:
 
 
 def on_io(loop: Loop, seat: Seat) -> None:
-    io = seat.io
-    port, size, count = io.port, io.size, io.count
-    data = seat.io_data()
-    if count == 1:
-        if io.direction:
-            loop.ports.write(port, size, int.from_bytes(data[0:size], "little"))
-        else:
-            data[0:size] = loop.ports.read(port, size).to_bytes(size, "little")
-    elif io.direction:
-        for at in range(0, size * count, size):
-            loop.ports.write(port, size, int.from_bytes(data[at : at + size], "little"))
+    plan = seat.plans.get(seat.header[0])
+    if plan is None:
+        _any_io(loop, seat)
     else:
-        for at in range(0, size * count, size):
+        call, offset, size, data, mask, out = plan
+        if out:
+            call(offset, size, data[0])
+        else:
+            data[0] = call(offset, size) & mask
+    if loop.tracer is not None:
+        io = seat.io
+        content = int.from_bytes(seat.io_data()[0 : io.size * io.count], "little")
+        loop.tracer.emit("io", seat.index, port=io.port, size=io.size, count=io.count, write=bool(io.direction), value=content)
+
+
+def _any_io(loop: Loop, seat: Seat) -> None:
+    """String I/O, accesses that no device claims as a whole, and the first of each kind, for which a plan is made."""
+    io = seat.io
+    port, size, count, out = io.port, io.size, io.count, bool(io.direction)
+    entry = loop.ports.find(port)
+    if count == 1 and entry is not None and port + size <= entry.end and size in _POINTERS:
+        where = ffi.cast(_POINTERS[size], ffi.cast("uint8_t *", seat.record) + io.data_offset)
+        call = entry.write if out else entry.read
+        seat.plans[seat.header[0]] = (call, port - entry.first + entry.base, size, where, (1 << 8 * size) - 1, out)
+    data = seat.io_data()
+    for at in range(0, size * count, size):
+        if out:
+            loop.ports.write(port, size, int.from_bytes(data[at : at + size], "little"))
+        else:
             data[at : at + size] = loop.ports.read(port, size).to_bytes(size, "little")
-    tracer = loop.tracer
-    if tracer is not None:
-        content = int.from_bytes(data[0 : size * count], "little")
-        tracer.emit("io", seat.index, port=port, size=size, count=count, write=bool(io.direction), value=content)
 
 
 def on_mmio(loop: Loop, seat: Seat) -> None:
     mmio = seat.mmio
     address, size = mmio.phys_addr, mmio.len
-    if mmio.is_write:
-        value = int.from_bytes(seat.mmio_data[0:size], "little")
+    data = seat.mmio_data.get(size)
+    if data is None:  # part of an access that crosses a page: 3, 5, 6 or 7 bytes
+        value = _odd_mmio(loop, seat, address, size)
+    elif mmio.is_write:
+        value = data[0]
+        loop.mmio.write(address, size, value)
+    else:
+        value = data[0] = loop.mmio.read(address, size)
+    if loop.tracer is not None:
+        loop.tracer.emit("mmio", seat.index, address=address, size=size, write=bool(mmio.is_write), value=value)
+
+
+def _odd_mmio(loop: Loop, seat: Seat, address: int, size: int) -> int:
+    data = ffi.buffer(seat.mmio.data, size)
+    if seat.mmio.is_write:
+        value = int.from_bytes(data, "little")
         loop.mmio.write(address, size, value)
     else:
         value = loop.mmio.read(address, size)
-        seat.mmio_data[0:size] = value.to_bytes(size, "little")
-    tracer = loop.tracer
-    if tracer is not None:
-        tracer.emit("mmio", seat.index, address=address, size=size, write=bool(mmio.is_write), value=value)
+        data[:] = value.to_bytes(size, "little")
+    return value
 
 
 def on_hlt(loop: Loop, seat: Seat) -> None:
@@ -172,7 +207,6 @@ _TABLE: dict[int, Callable[[Loop, Seat], None]] = {
     lib.KVM_EXIT_NOTIFY: on_notify,
 }
 
-KNOWN = 64
 HANDLERS: tuple[Callable[[Loop, Seat], None], ...] = tuple(_TABLE.get(reason, on_anything) for reason in range(KNOWN + 1))
 """By exit reason; the last one is for every number from KNOWN on."""
 EXIT_INTR = lib.KVM_EXIT_INTR

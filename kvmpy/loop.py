@@ -47,6 +47,7 @@ class Loop:
         self.timers_due: Callable[[], None] | None = None
         """Called after every interrupted run where time is the backend's own (virtual clock)."""
         self.seats = [Seat(vcpu) for vcpu in vcpus]
+        ports.caches += [seat.plans for seat in self.seats]
         self._error: BaseException | None = None
         self._posted: deque[Callable[[], None]] = deque()
         self._running = False
@@ -179,8 +180,9 @@ class Loop:
                     continue
                 acquire()
                 try:
-                    seat.exits[reason] += 1
-                    HANDLERS[min(reason, KNOWN)](self, seat)
+                    slot = reason if reason < KNOWN else KNOWN
+                    seat.exits[slot] += 1
+                    HANDLERS[slot](self, seat)
                 finally:
                     release()
                 if posted:
@@ -195,10 +197,12 @@ class Loop:
         try:
             run, acquire, release, posted = self.vm.run, self.lock.acquire, self.lock.release, self._posted
             seats = {seat.vcpu.index: seat for seat in self.seats}
+            seat = self.seats[0]
             while self.verdict is None:
                 vcpu = run()
-                seat = seats[vcpu.index]
-                reason = vcpu.record.exit_reason
+                if vcpu is not seat.vcpu:
+                    seat = seats[vcpu.index]
+                reason = seat.record.exit_reason
                 if reason == EXIT_INTR:
                     if self.timers_due is not None:
                         with self.lock:
@@ -206,8 +210,9 @@ class Loop:
                 else:
                     acquire()
                     try:
-                        seat.exits[reason] += 1
-                        HANDLERS[min(reason, KNOWN)](self, seat)
+                        slot = reason if reason < KNOWN else KNOWN
+                        seat.exits[slot] += 1
+                        HANDLERS[slot](self, seat)
                     finally:
                         release()
                 if posted:
@@ -260,9 +265,10 @@ class Loop:
         """Exits by name, and instructions finished by the assist."""
         result: dict[str, int] = {}
         for seat in self.seats:
-            for reason, count in seat.exits.items():
-                name = exit_name(reason)
-                result[name] = result.get(name, 0) + count
+            for reason, count in enumerate(seat.exits):
+                if count:
+                    name = exit_name(reason) if reason < KNOWN else "others"
+                    result[name] = result.get(name, 0) + count
         if self.assisted:
             result["assisted"] = self.assisted
         return result

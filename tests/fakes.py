@@ -13,8 +13,9 @@ class FakeVcpu:
     def __init__(self, index, script=()):
         self.index = index
         self.script = iter(script)
-        self.record = ffi.new("struct kvm_run *")
-        self.page = ffi.new("uint8_t[4096]")
+        self.pages = ffi.new("uint8_t[8192]")
+        self.record = ffi.cast("struct kvm_run *", self.pages)
+        self.page = self.pages + 4096
         self.regs = ffi.new("struct kvm_regs *")
         self.sregs = ffi.new("struct kvm_sregs *")
         self.mp_state = 0
@@ -71,7 +72,7 @@ class FakeVm:
 def port_out(port, data, size=1):
     def step(vcpu):
         io = vcpu.record.io
-        io.direction, io.size, io.port, io.count = 1, size, port, len(data) // size
+        io.direction, io.size, io.port, io.count, io.data_offset = 1, size, port, len(data) // size, 4096
         ffi.memmove(vcpu.page, data, len(data))
         return lib.KVM_EXIT_IO
 
@@ -83,7 +84,7 @@ def port_in(port, size=1, count=1):
 
     def step(vcpu):
         io = vcpu.record.io
-        io.direction, io.size, io.port, io.count = 0, size, port, count
+        io.direction, io.size, io.port, io.count, io.data_offset = 0, size, port, count, 4096
         return lib.KVM_EXIT_IO
 
     return step

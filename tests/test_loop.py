@@ -70,12 +70,38 @@ def test_ports_in_and_out(threaded):
     assert loop.statistics() == {"io": 5}
 
 
+def mmio_answer(vcpu):
+    vcpu.answers.append(bytes(vcpu.record.mmio.data))
+    return lib.KVM_EXIT_INTR
+
+
+@both
+def test_parts_of_mmio_accesses_at_a_page_s_end(threaded):
+    loop, box, vm = make([mmio(0xFED00FFD, b"\1\2\3"), mmio(0xFED00FFD, size=3), mmio_answer, END], threaded=threaded)
+    assert loop.run(5) == GuestExit(7)
+    assert box.log[0] == (4 + 0xFFD, 3, 0x30201) and vm.vcpus[0].answers[0][:3] == b"\1\0\0"
+
+
+def test_a_device_placed_later_is_seen():
+    loop, box, vm = make([port_in(0x12), answer(1), END])
+    assert loop.run(5) == GuestExit(7)
+    loop.ports.remove(box)
+    late = Box()
+    late.loop, late.counter = loop, 0x40
+    place(late, loop.ports, MmioBus())
+    vm.vcpus[0].script = iter([port_in(0x12), answer(1), END])
+    assert loop.run(5) == GuestExit(7)
+    assert vm.vcpus[0].answers == [b"\1", b"\x41"]
+
+
 @both
 def test_mmio(threaded):
-    loop, box, vm = make([mmio(0xFED00004, b"\x78\x56\x34\x12"), mmio(0xFED00000), mmio(0x1000_0000, size=8), END], threaded=threaded)
+    loop, box, vm = make(
+        [mmio(0xFED00004, b"\x78\x56\x34\x12"), mmio(0xFED00000), mmio(0x1000_0000, size=8), mmio_answer, END], threaded=threaded
+    )
     assert loop.run(5) == GuestExit(7)
     assert box.log[0] == (8, 4, 0x12345678)
-    assert bytes(vm.vcpus[0].record.mmio.data) == b"\xff" * 8
+    assert vm.vcpus[0].answers == [b"\xff" * 8]
     assert loop.mmio.unclaimed == {0x1000_0000: 1}
     assert loop.statistics() == {"mmio": 3, "io": 1}
 

@@ -167,6 +167,30 @@ def test_an_interrupt_wakes_the_cpu(machine):
     assert made.run(10) == GuestExit(9)
 
 
+def store(address, value):
+    """mov dword [address], value"""
+    return b"\xc7\x05" + address.to_bytes(4, "little") + value.to_bytes(4, "little")
+
+
+def test_a_second_cpu_starts(machine):
+    """INIT and SIPI start CPU 1 in real mode at 8000h; it says so in memory and halts; then CPU 0 halts, then all is halted."""
+    made = machine(cpus=2)
+    wait = b"\xa0\x00\x05\x00\x00\x3c\x5a\x75\xf7"  # mov al, [500h]; cmp al, 5ah; jne
+    start_ap = store(0xFEE00310, 1 << 24) + store(0xFEE00300, 0x4500) + store(0xFEE00300, 0x4608)
+    made.memory.write(0x7C00, start_ap + wait + b"\xb0\x01\xe6\xf4\xfa\xf4")
+    made.memory.write(0x8000, b"\xc6\x06\x00\x05\x5a\xfa\xf4")  # mov byte [500h], 5ah; cli; hlt
+    vcpu = made.cpu[0].vcpu
+    sregs = vcpu.get_sregs()
+    set_protected_mode(sregs)
+    vcpu.set_sregs(sregs)
+    assert made.run(20) == GuestExit(1)
+    assert made.run(20) == Halted()
+    assert made.memory.read_u8(0x500) == 0x5A
+    made.reset()
+    start(made, leave(6))
+    assert made.run(20) == GuestExit(6)
+
+
 def test_reset_is_a_verdict_or_a_reboot(machine):
     code = b"\xfe\x06\x00\x05" + say("x") + b"\xb0\x06\xba\xf9\x0c\xee\xeb\xfe"  # inc [500h]; ...; out cf9h, 6
     made = machine(code)
