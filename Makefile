@@ -101,8 +101,10 @@ setup: $(VENV)/.ready native blobs
 PYTEST_ARGS ?=
 
 run: setup
-	@if [ -e kvmpy/cli/main.py ] && [ -e kvmpy/blobs/hello64.elf ]; then $(VENV)/bin/kvmpy run kvmpy/blobs/hello64.elf; \
-	 else $(VENV)/bin/python -c 'import kvmpy.native; print("kvmpy is set up")'; fi
+	@for guest in hello64 hello32 hello16; do \
+	  for image in kvmpy/blobs/$$guest.elf kvmpy/blobs/$$guest.bin kvmpy/blobs/$$guest; do \
+	    test -e $$image && exec $(VENV)/bin/kvmpy run $$image; done; done; \
+	 $(VENV)/bin/kvmpy info
 
 test: setup
 	@$(VENV)/bin/python -m pytest -q -rs $(PYTEST_ARGS)

@@ -17,7 +17,10 @@ def _load() -> Any:
     """The module kvmpy._native; KVMPY_NATIVE names another file to load in its place (a build under sanitizers)."""
     path = os.environ.get("KVMPY_NATIVE")
     if not path:
-        return importlib.import_module("kvmpy._native")
+        try:
+            return importlib.import_module("kvmpy._native")
+        except ModuleNotFoundError:
+            raise ImportError("kvmpy's native module is not built: run make setup, or pip install .") from None
     loader = importlib.machinery.ExtensionFileLoader("kvmpy._native", path)
     spec = importlib.util.spec_from_file_location("kvmpy._native", path, loader=loader)
     assert spec is not None

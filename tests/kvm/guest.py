@@ -11,7 +11,7 @@ from kvmpy.native import ffi, lib
 from kvmpy.regs import identity_map, set_long_mode, set_protected_mode, set_real_mode
 from kvmpy.watchdog import Watchdog
 
-TABLES, CODE, STACK, SIZE = 0x1000, 0x8000, 0x7000, 1 << 20
+TABLES, CODE, STACK, SIZE = 0x1000, 0x8000, 0x1F000, 1 << 20
 
 HLT, SHUTDOWN, INTR = lib.KVM_EXIT_HLT, lib.KVM_EXIT_SHUTDOWN, lib.KVM_EXIT_INTR
 IO, MMIO = lib.KVM_EXIT_IO, lib.KVM_EXIT_MMIO
@@ -52,7 +52,7 @@ class Guest:
         elif self.mode == "protected":
             set_protected_mode(sregs)
         else:
-            self.put(TABLES, identity_map(TABLES, 1, user=True))
+            self.put(TABLES, identity_map(TABLES, 4, user=True))
             set_long_mode(sregs, TABLES)
         vcpu.set_sregs(sregs)
         self.set(vcpu, rip=rip, rsp=STACK, rflags=2)

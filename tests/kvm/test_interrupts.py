@@ -155,37 +155,52 @@ def test_default_routes_are_accepted(guest, need) -> None:
     one.vm.set_gsi_routing(routes)
 
 
+# out 99h; mov dword [rbx], 0 (the APIC's EOI register); out 98h; hlt
+EOI_HANDLER = b"\xe6\x99\xc7\x03\x00\x00\x00\x00\xe6\x98\xf4"
+EOI = 0xFEE000B0
+
+
 def test_split_irqchip_tells_eoi(guest, need) -> None:
     need("split_irqchip")
-    # EOI through the APIC's page at FEE000B0h: mov dword [abs], 0 by rbx
     one = guest(STI_SPIN, "long", irqchip="split")
-    _with_handler(one, 0x63, b"\xe6\x99\xc7\x03\x00\x00\x00\x00\xe6\x98\xf4")
-    sregs = one.vcpu.get_sregs()
-    one.put(0x2000 + 8 * 3, (0x200000 | 3).to_bytes(8, "little"))  # PDPT entry of the 4th GiB, directory at 2 MiB
-    import mmap
-
-    top = mmap.mmap(-1, 0x1000)
-    view = ffi.from_buffer(top)
-    one.vm.set_memory(5, 0x200000, int(ffi.cast("uintptr_t", view)), 0x1000)
-    top[8 * 0x1F7 : 8 * 0x1F7 + 8] = (0xFEE00000 | 0x83).to_bytes(8, "little")
-    one.vcpu.set_sregs(sregs)
+    _with_handler(one, 0x63, EOI_HANDLER)
     _enable_apic(one)
-    one.set(rbx=0xFEE000B0)
+    one.set(rbx=EOI)
     one.vm.set_gsi_routing([MsiRoute(5, 0xFEE00000, 0x63 | 1 << 15 | 1 << 14)])  # level, assert
     event = os.eventfd(0)
     try:
         one.vm.irqfd(event, 5)
         os.eventfd_write(event, 1)
         assert one.run() == IO and one.vcpu.record.io.port == 0x99
-        reason = one.run()
-        assert reason == lib.KVM_EXIT_IOAPIC_EOI
+        assert one.run() == lib.KVM_EXIT_IOAPIC_EOI
         assert decode(one.vcpu.record).vector == 0x63
         assert one.run() == IO and one.vcpu.record.io.port == 0x98
     finally:
         os.close(event)
-        one.vm.close()
-        ffi.release(view)
-        top.close()
+
+
+def test_irqfd_with_resampling(guest, need) -> None:
+    need("irqfd")
+    one = guest(STI_SPIN, "long", irqchip="full")
+    _with_handler(one, 0x64, EOI_HANDLER)
+    _enable_apic(one)
+    one.set(rbx=EOI)
+    chip = one.vm.get_irqchip(lib.KVM_IRQCHIP_IOAPIC)
+    entry = chip.chip.ioapic.redirtbl[18]
+    entry.bits = 0
+    entry.fields.vector, entry.fields.trig_mode = 0x64, 1
+    one.vm.set_irqchip(chip)
+    event, resample = os.eventfd(0), os.eventfd(0, os.EFD_NONBLOCK)
+    try:
+        one.vm.irqfd(event, 18, resample=resample)
+        os.eventfd_write(event, 1)
+        assert one.run() == IO and one.vcpu.record.io.port == 0x99
+        assert one.run() == IO and one.vcpu.record.io.port == 0x98
+        assert os.eventfd_read(resample) == 1
+        one.vm.irqfd_remove(event, 18)
+    finally:
+        os.close(event)
+        os.close(resample)
 
 
 def test_pit_ticks_through_the_8259(guest, need) -> None:

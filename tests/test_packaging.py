@@ -1,0 +1,40 @@
+"""A wheel built from clean sources holds the native module and the blobs, and no C sources."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = ("kvmpy", "firmware", "guests", "Makefile", "pyproject.toml", "README.md", "LICENSE")
+
+
+@pytest.mark.slow
+def test_wheel_from_clean_sources(tmp_path: Path) -> None:
+    pytest.importorskip("build")
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    unwanted = shutil.ignore_patterns("blobs", "_native*", "__pycache__", "*.o")
+    for name in SOURCES:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, tree / name, ignore=unwanted)
+        elif source.exists():
+            shutil.copy(source, tree / name)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(tree)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, env=os.environ | {"OPT": "-O0"}, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    assert "abi3" in wheel.name
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {"kvmpy/_native.abi3.so", "kvmpy/py.typed", "kvmpy/kvm/vcpu.py"} <= names
+    assert not [name for name in names if name.endswith((".c", ".h", ".inc", ".def", ".S"))]
+    here = ROOT / "kvmpy" / "blobs"
+    blobs = {f"kvmpy/blobs/{path.name}" for path in here.iterdir()} if here.is_dir() else set()
+    assert blobs <= names
