@@ -211,6 +211,8 @@ void deliver_event(Cpu *c, const Insn *i, int vector, int kind, bool has_error, 
         deliver_long(c, i, &e);
     else
         deliver_protected(c, i, &e);
+    if (vector == EXC_DB)
+        c->dr[7] &= ~0x2000ull; /* GD: the handler may use the debug registers */
     c->shadow = 0;
 }
 

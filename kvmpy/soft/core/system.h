@@ -112,8 +112,17 @@ static inline unsigned flags_iopl(const Cpu *c) { return c->eflags >> 12 & 3; }
    `write` marks the dirty log and drops code decoded from there ---- */
 void *phys_host(Cpu *c, uint64_t phys, unsigned size, bool write);
 
+/* ---- cpuid.c ---- */
+bool cpuid_is_amd(const Cpu *c);
+
 /* ---- msr.c ---- */
-int msr_wants_exit(Cpu *c, uint32_t index, bool write, bool unknown);
-void msr_complete(Cpu *c);
+enum { MSR_INVALID = -1, MSR_UNKNOWN = -2 }; /* what msr_read and msr_write give: a value it does not take; no such MSR */
+/* KVM_MSR_EXIT_REASON_* where this access goes to user space, else 0. result: of msr_read or msr_write, or 0 before them. */
+uint32_t msr_wants_exit(const Cpu *c, uint32_t index, bool write, int result);
+bool msr_denied(const Cpu *c, uint32_t index, bool write); /* by the filter of user space */
+
+/* ---- pvclock.c: kvmclock ---- */
+void pvclock_update(Cpu *c);              /* writes the vCPU's time page; after the TSC or the clock was set */
+void pvclock_wall(Cpu *c, uint64_t phys); /* writes the time of day at which the VM's clock was 0 */
 
 #endif
