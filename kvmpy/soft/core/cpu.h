@@ -185,6 +185,7 @@ struct Cpu {
     uint64_t pat, tsc_offset, tsc_adjust, tsc_aux, misc_enable, mtrr_def, mtrr_fixed[11], mtrr_var[16], mcg_status;
     uint64_t apic_base, tsc_deadline, kvmclock_msr, wallclock_msr, ucode_rev;
     uint64_t pdpte[4]; /* PAE paging: loaded with CR3 */
+    uint64_t random; /* of RDRAND under virtual time */
     uint64_t msr_rip, msr_next_rip; /* an RDMSR or WRMSR that user space answers: where it stands, where it goes on */
     uint64_t a20_mask; /* all ones, or with bit 20 clear */
 

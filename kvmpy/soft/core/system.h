@@ -121,6 +121,9 @@ enum { MSR_INVALID = -1, MSR_UNKNOWN = -2 }; /* what msr_read and msr_write give
 uint32_t msr_wants_exit(const Cpu *c, uint32_t index, bool write, int result);
 bool msr_denied(const Cpu *c, uint32_t index, bool write); /* by the filter of user space */
 
+/* Takes user space's answer to an RDMSR or WRMSR exit; may raise #GP. */
+void msr_complete(Cpu *c);
+
 /* ---- pvclock.c: kvmclock ---- */
 void pvclock_update(Cpu *c);              /* writes the vCPU's time page; after the TSC or the clock was set */
 void pvclock_wall(Cpu *c, uint64_t phys); /* writes the time of day at which the VM's clock was 0 */
