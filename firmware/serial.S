@@ -163,8 +163,8 @@ serial_attribute:
         call    serial_put
 4:      movb    $'m', %al
         call    serial_put
-2:      popw    %bx
-        popw    %si
+2:      popw    %si
+        popw    %bx
         popw    %ax
 3:      ret
 1:      andw    $7, %ax                 # VGA has blue in bit 0 and red in bit 2, the terminal the other way

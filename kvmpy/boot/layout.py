@@ -52,22 +52,17 @@ def memory_map(ranges: list[tuple[int, int]]) -> list[Range]:
 
     RAM is usable but for the EBDA, the VGA and option ROM window, and the BIOS area.
     """
-    holes = [(EBDA, VGA, E820_RESERVED), (VGA, BIOS, 0), (BIOS, BIOS_END, E820_RESERVED)]
-    result: list[Range] = []
-    for base, size in sorted(ranges):
-        at, end = base, base + size
-        for first, last, kind in holes:
-            if at >= last or end <= first:
-                continue
-            if at < first:
-                result.append(Range(at, first - at, E820_RAM))
-            if kind:
-                low, high = max(at, first), min(end, last)
-                result.append(Range(low, high - low, kind))
-            at = min(end, last)
-        if at < end:
-            result.append(Range(at, end - at, E820_RAM))
-    result.append(Range(CHIPS, 4 * GIB - CHIPS, E820_RESERVED))
+    result: list[Range] = [Range(CHIPS, 4 * GIB - CHIPS, E820_RESERVED)]
+    for base, size in ranges:
+        end = base + size
+        for low, high in ((base, min(end, EBDA)), (max(base, BIOS_END), end)):
+            if low < high:
+                result.append(Range(low, high - low, E820_RAM))
+        if base <= EBDA < end:
+            result.append(Range(EBDA, min(end, VGA) - EBDA, E820_RESERVED))
+        # A ROM may have taken a part of the area out of RAM; it is the BIOS's all the same.
+        if base <= BIOS < end:
+            result.append(Range(BIOS, BIOS_END - BIOS, E820_RESERVED))
     result.sort(key=lambda entry: entry.base)
     return result
 
