@@ -50,7 +50,6 @@ class Loop:
         ports.caches += [seat.plans for seat in self.seats]
         self._error: BaseException | None = None
         self._posted: deque[Callable[[], None]] = deque()
-        self._running = False
         self._end = threading.Event()
         self._generation = 0
         self._quiet_rounds = 0
@@ -74,10 +73,9 @@ class Loop:
     def post(self, call: Callable[[], None]) -> None:
         """Runs `call` under the lock soon: here and now, when the present holder lets go, or between two runs of the one thread."""
         self._posted.append(call)
-        if self.vm.threaded or not self._running:
-            self._drain()
-        else:
-            self._kick()
+        self._drain()
+        if self._posted and not self.vm.threaded:
+            self._kick()  # the one thread has the lock while it runs
 
     def _kick(self) -> None:
         for seat in self.seats:
@@ -89,26 +87,29 @@ class Loop:
         # A holder of the lock looks at the queue again after letting go, so nothing is left behind when acquire fails.
         while self._posted and self.lock.acquire(False):
             try:
-                while self._posted:
-                    self._posted.popleft()()
-            except Exception as error:
-                self.fail(error)
+                self._call_posted()
             finally:
                 self.lock.release()
 
+    def _call_posted(self) -> None:
+        try:
+            while self._posted:
+                self._posted.popleft()()
+        except Exception as error:
+            self.fail(error)
+
     # The run.
 
-    def run(self, timeout: float | None = None, until: Callable[[], bool] | None = None) -> Verdict:
+    def run(self, timeout: float | None = None, until: Callable[[], bool] | None = None, *, fresh: bool = True) -> Verdict:
         """Runs until a verdict. `until` is asked after every exit. Ctrl-C raises KeyboardInterrupt with the machine still usable;
-        an exception of a device is raised here, after all vCPUs have stopped."""
-        self.verdict = None
-        self._error = None
+        an exception of a device is raised here, after all vCPUs have stopped. A `fresh` run forgets a `stop` that came before it."""
+        if fresh:
+            self.verdict = self._error = None
         self._end.clear()
         self._quiet_rounds = 0
         self._interrupts = 0
         restore = self._take_sigint()
         watch = threading.Thread(target=self._watch, args=(timeout,), name="kvmpy-watch", daemon=True)
-        self._running = True
         try:
             self._drain()
             watch.start()
@@ -119,7 +120,6 @@ class Loop:
         finally:
             if self.verdict is None:
                 self.stop(Stopped("error"))
-            self._running = False
             self._end.set()
             watch.join()
             restore()
@@ -129,10 +129,11 @@ class Loop:
             raise error
         if self._interrupts:
             raise KeyboardInterrupt
-        assert self.verdict is not None
+        verdict, self.verdict = self.verdict, None
+        assert verdict is not None
         if self.tracer is not None:
-            self.tracer.emit("verdict", -1, verdict=str(self.verdict))
-        return self.verdict
+            self.tracer.emit("verdict", -1, verdict=str(verdict))
+        return verdict
 
     def _take_sigint(self) -> Callable[[], None]:
         """Ctrl-C must not strike in the middle of a device: it stops the run, and becomes an exception after it."""
@@ -193,34 +194,29 @@ class Loop:
             self.fail(error)
 
     def _run_turns(self, until: Callable[[], bool] | None) -> None:
-        """The one thread of a backend that takes its vCPUs in turns."""
-        try:
-            run, acquire, release, posted = self.vm.run, self.lock.acquire, self.lock.release, self._posted
-            seats = {seat.vcpu.index: seat for seat in self.seats}
-            seat = self.seats[0]
-            while self.verdict is None:
-                vcpu = run()
-                if vcpu is not seat.vcpu:
-                    seat = seats[vcpu.index]
-                reason = seat.record.exit_reason
-                if reason == EXIT_INTR:
-                    if self.timers_due is not None:
-                        with self.lock:
-                            self.timers_due()
-                else:
-                    acquire()
-                    try:
+        """The one thread of a backend that takes its vCPUs in turns. It has the lock throughout: nobody touches chips while they run."""
+        with self.lock:
+            try:
+                run, posted = self.vm.run, self._posted
+                seats = {seat.vcpu.index: seat for seat in self.seats}
+                seat = self.seats[0]
+                while self.verdict is None:
+                    vcpu = run()
+                    if vcpu is not seat.vcpu:
+                        seat = seats[vcpu.index]
+                    reason = seat.record.exit_reason
+                    if reason != EXIT_INTR:
                         slot = reason if reason < KNOWN else KNOWN
                         seat.exits[slot] += 1
                         HANDLERS[slot](self, seat)
-                    finally:
-                        release()
-                if posted:
-                    self._drain()
-                if until is not None and until():
-                    self.stop(Stopped("until"))
-        except Exception as error:
-            self.fail(error)
+                    elif self.timers_due is not None:
+                        self.timers_due()
+                    if posted:
+                        self._call_posted()
+                    if until is not None and until():
+                        self.stop(Stopped("until"))
+            except Exception as error:
+                self.fail(error)
 
     # The watchdog: time limit, Ctrl-C, halted machines.
 

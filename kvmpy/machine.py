@@ -251,9 +251,11 @@ class Machine:
         self._running = True
         start = time.monotonic()
         try:
+            fresh = True
             while True:
                 left = None if end is None else max(end - time.monotonic(), 0.0)
-                verdict = self.loop.run(left, predicate)  # type: ignore[arg-type]
+                verdict = self.loop.run(left, predicate, fresh=fresh)  # type: ignore[arg-type]
+                fresh = False
                 if not (isinstance(verdict, Reset) and self.on_reset == "reboot"):
                     return verdict
                 self.reset()

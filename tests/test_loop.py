@@ -261,6 +261,14 @@ def test_a_post_from_within_a_device_runs_after_it():
     assert order == ["written", "posted"]
 
 
+def test_a_stop_between_two_runs():
+    loop, _, _ = make([END, END])
+    loop.stop(Reset("early"))
+    assert loop.run(5) == GuestExit(7), "a fresh run forgets it"
+    loop.stop(Reset("between"))
+    assert loop.run(5, fresh=False) == Reset("between")
+
+
 @both
 def test_an_error_in_a_posted_call_comes_out_of_run(threaded):
     loop, _, _ = make([], threaded=threaded)
