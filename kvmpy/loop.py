@@ -48,6 +48,7 @@ class Loop:
         """Called after every interrupted run where time is the backend's own (virtual clock)."""
         self.seats = [Seat(vcpu) for vcpu in vcpus]
         ports.caches += [seat.plans for seat in self.seats]
+        self._guests: dict[int, Seat] = {}
         self._error: BaseException | None = None
         self._posted: deque[Callable[[], None]] = deque()
         self._end = threading.Event()
@@ -97,6 +98,15 @@ class Loop:
                 self._posted.popleft()()
         except Exception as error:
             self.fail(error)
+
+    def serve(self, vcpu: Vcpu) -> None:
+        """Answers the present exit of a vCPU that is not of this loop (the assist's), under the lock that the caller has."""
+        seat = self._guests.get(vcpu.index)
+        if seat is None or seat.vcpu is not vcpu:
+            seat = self._guests[vcpu.index] = Seat(vcpu)
+            self.ports.caches.append(seat.plans)
+        reason = seat.record.exit_reason
+        HANDLERS[reason if reason < KNOWN else KNOWN](self, seat)
 
     # The run.
 

@@ -202,7 +202,7 @@ class Machine:
 
     def _assist(self, vcpu: Vcpu) -> bool:
         assist = importlib.import_module("kvmpy.soft.assist")
-        return bool(assist.finish_instruction(self.memory, vcpu))
+        return bool(assist.finish_instruction(self.memory, vcpu, self.loop.serve))
 
     # Booting and running.
 

@@ -153,6 +153,20 @@ def test_the_assist_finishes_what_the_backend_refuses():
     assert loop.statistics() == {"internal_error": 2, "io": 1, "assisted": 2}
 
 
+def test_device_accesses_of_an_assisted_instruction():
+    other = FakeVm([port_out(0x11, b"A"), mmio(0xFED00000, b"\1")]).vcpus[0]
+
+    def assist(vcpu):
+        for _ in range(2):
+            other.run()
+            loop.serve(other)
+        return True
+
+    loop, box, _ = make([refuse, END], assist=assist)
+    assert loop.run(5) == GuestExit(7)
+    assert box.log == [(1, 1, 0x41), (4, 1, 1), (0, 1, 0xFF)]
+
+
 @pytest.mark.parametrize("assist", [None, lambda vcpu: False])
 def test_without_an_assist_a_refused_instruction_is_a_crash(assist):
     loop, _, vm = make([refuse], assist=assist)
