@@ -20,7 +20,7 @@
 #define FORM_REG3 0x10u       /* ModRM.reg is not extended by REX.R: segment or MMX register */
 #define FORM_RM3 0x20u        /* ModRM.rm is not extended by REX.B: MMX register */
 #define FORM_VVVV 0x40u       /* VEX.vvvv names an operand */
-#define FORM_66 0x80u         /* 66 is part of the opcode */
+#define FORM_66 0x80u         /* 66 is part of the opcode, and no operand size besides (as with `v` operands: MOVBE) */
 #define FORM_ROW 0x100u       /* the register stands in the opcode */
 #define FORM_CONTROL 0x200u   /* control or debug register: ModRM.mod is ignored */
 
@@ -114,11 +114,12 @@ static bool read_operand(Line *l, const char *s, size_t length, bool first)
 static bool read_line(Line *l, const InsnInfo *info)
 {
     uint64_t k = info->key;
-    bool modrm = false, first = true;
+    bool modrm = false, first = true, v = false;
     for (const char *s = info->operands; *s;) {
         size_t length = strcspn(s, ",");
         modrm |= read_operand(l, s, length, first);
         first = false;
+        v |= length == 2 && s[1] == 'v';
         s += length + (s[length] == ',');
     }
     unsigned pfx = K_PFX(k);
@@ -128,7 +129,7 @@ static bool read_line(Line *l, const InsnInfo *info)
         l->mask |= SIT_PFX;
         l->value |= pfx - 1;
     }
-    if (pfx == K_PFX(K_66))
+    if (pfx == K_PFX(K_66) && !v)
         l->form |= FORM_66;
     if (k & K_REG(0)) {
         l->mask |= 7u << SIT_REG_SHIFT;

@@ -306,7 +306,8 @@ int kp_disassemble(const uint8_t *bytes, uint32_t size, uint32_t mode, uint64_t 
     }
     const InsnInfo *info = &insn_table[i.id];
     put(&t, "%s%s", i.prefix & PFX_LOCK ? "lock " : "", repeat_prefix(&i, info));
-    put(&t, *info->operands || i.id == INSN_xlat ? "%-6s " : "%s", mnemonic(&i, mode_of(mode)));
+    bool operands = *info->operands || i.id == INSN_xlat;
+    put(&t, operands ? t.used ? "%s " : "%-6s " : "%s", mnemonic(&i, mode_of(mode)));
     put_operands(&t, &i, mode_of(mode));
     if (t.has_target)
         put(&t, "        # 0x%" PRIx64, t.target);

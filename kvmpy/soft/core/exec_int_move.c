@@ -60,6 +60,8 @@ REG_MEM_SIZES(movsxd, mov_gr16, mov_gr32, movsxd_r64, mov_gm16, mov_gm32, movsxd
 FOR_WIDE(MOVBE)
 EXEC_WIDE_REG(movbe_GvMv, movbe_load)
 EXEC_WIDE_REG(movbe_MvGv, movbe_store)
+EXEC_WIDE_REG(movbe_GvMv_66, movbe_load)
+EXEC_WIDE_REG(movbe_MvGv_66, movbe_store)
 SIZES(movnti, mov_mr32, mov_mr32, mov_mr64)
 
 /* With a 16-bit operand BSWAP is undefined; processors give 0. */

@@ -52,7 +52,7 @@ struct Insn {
 #define K_MAP(k) ((k) >> 8 & 3)
 #define K_ROW8 (1ull << 10)     /* eight opcodes from here on, register in the low three bits (Insn.rm, with REX.B) */
 #define K_NP (1ull << 12)       /* only without 66, F2, F3 */
-#define K_66 (2ull << 12)       /* 66 is part of the opcode (then it is no operand-size prefix) */
+#define K_66 (2ull << 12)       /* 66 is part of the opcode (then it is no operand-size prefix, but where operands are `v`) */
 #define K_F3 (3ull << 12)
 #define K_F2 (4ull << 12)
 #define K_PFX(k) ((k) >> 12 & 7) /* 0: prefixes have their ordinary meaning */
