@@ -102,10 +102,15 @@ def status_of_error(error: KvmpyError) -> int:
 
 
 def say(text: str) -> None:
-    """One line of log on standard error; silent when there is nobody to read it."""
+    """One line of log."""
+    tell(f"kvmpy: {text}")
+
+
+def tell(text: str) -> None:
+    """A line on standard error; silent when there is nobody to read it."""
     try:
         if sys.stderr is not None:
-            print(f"kvmpy: {text}", file=sys.stderr, flush=True)
+            print(text, file=sys.stderr, flush=True)
     except (OSError, ValueError):
         pass
 

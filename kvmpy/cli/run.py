@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from typing import Any
 
 from kvmpy.cli import status
 from kvmpy.cli.device_spec import make_device
-from kvmpy.cli.main import say
+from kvmpy.cli.main import say, tell
 from kvmpy.errors import ConfigError, KvmpyError
 from kvmpy.host.capture import Capture
 from kvmpy.host.chars import CharEnd
@@ -81,7 +80,7 @@ def run(arguments: Namespace) -> int:
         log(f"{verdict} after {time.monotonic() - began:.2f} s")
     code = status.of(verdict, until=arguments.until is not None)
     for line in report:
-        print(line, file=sys.stderr)
+        tell(line)
     if arguments.json:
         report_json = {**_as_json(verdict, code), **arguments.result}
         print(json.dumps(report_json))
