@@ -184,13 +184,7 @@ serial_cell:
         call    serial_goto
         call    serial_attribute
         call    serial_glyph
-        incb    V_COL
-        pushw   %ax
-        movb    B_COLS, %al
-        cmpb    %al, V_COL
-        popw    %ax
-        jb      1f
-        movb    $0xFF, V_ROW            # terminals differ in where the cursor is after the last column
+        incb    V_COL                   # after the last column it is no column: terminals differ in what they do there
 1:      ret
 
 # AL of code page 437 as UTF-8.

@@ -181,7 +181,8 @@ cursor: movzbw  %bh, %si
         movw    B_CURSOR(%si), %dx
         ret
 
-# Writes AL with attribute BL at DX of page BH, and to the terminal when that page is shown.
+# Writes AL with attribute BL at DX of page BH, and to the terminal when that page is shown. Many programs write each
+# character twice, with its colour and then by the teletype: the terminal need not see what it shows already.
 put:    pushw   %es
         pushw   %di
         pushw   %ax
@@ -189,9 +190,15 @@ put:    pushw   %es
         popw    %ax
         pushw   %ax
         movb    %bl, %ah
+        cmpw    %ax, %es:(%di)
         movw    %ax, %es:(%di)
         popw    %ax
-        cmpb    B_PAGE, %bh
+        jne     2f
+        cmpb    %dh, V_ROW
+        jne     1f
+        cmpb    %dl, V_COL
+        jne     1f
+2:      cmpb    B_PAGE, %bh
         jne     1f
         call    serial_cell
 1:      popw    %di
@@ -274,9 +281,13 @@ tty:    movb    B_PAGE, %bh
         cmpb    B_COLS, %dl
         jb      tty_done
         xorb    %dl, %dl
+        cmpb    %dh, V_ROW
+        jne     tty_line
+        movb    B_COLS, %al
+        cmpb    %al, V_COL
+        jb      tty_line
         movb    $13, %al                # the terminal wraps here too, however wide it is
         call    serial_put
-        movb    %dh, V_ROW
         movb    %dl, V_COL
 tty_line:
         call    serial_goto

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvmpy.boot.bios_area import FIRMWARE, FIRMWARE_TABLE
+from kvmpy.boot.bootparams import is_bzimage
+from kvmpy.boot.elf import is_elf
 from kvmpy.boot.flat import SECTOR, has_signature
 from kvmpy.boot.image import Image
 from kvmpy.boot.job import Job
@@ -92,8 +94,8 @@ def start(
 
 
 def recognises(image: Image) -> bool:
-    """A boot sector: the image is a disk."""
-    return has_signature(image.data)
+    """A boot sector: the image is a disk. ELF files and Linux kernels may have the signature too."""
+    return has_signature(image.data) and not is_elf(image) and not is_bzimage(image)
 
 
 def load(job: Job) -> BootState:

@@ -30,7 +30,9 @@ class Protocol:
     takes_address: bool = False
 
 
+# In the order of recognition. A disk goes before multiboot: GRUB's own core, which is on many, has a multiboot header.
 PROTOCOLS = (
+    Protocol("bios", "a disk or floppy image with a boot sector (55 AA), by the BIOS", firmware.load, firmware.recognises),
     Protocol("multiboot2", "header E85250D6 in the first 32 KiB", multiboot2.load, multiboot2.recognises),
     Protocol("multiboot1", "header 1BADB002 in the first 8 KiB", multiboot1.load, multiboot1.recognises),
     Protocol("pvh", "ELF with a Xen PHYS32_ENTRY note", pvh.load, pvh.recognises),
@@ -40,7 +42,6 @@ PROTOCOLS = (
     Protocol("linux64", "a bzImage, by its 64-bit entry", linux.load64),
     Protocol("linux32", "a bzImage, by its 32-bit entry", linux.load32),
     Protocol("linux16", "a bzImage, by its 16-bit entry, after the BIOS", linux.load16),
-    Protocol("bios", "a disk or floppy image with a boot sector (55 AA), by the BIOS", firmware.load, firmware.recognises),
     Protocol("bios-memory", "a boot sector put at 0000:7C00, started by the BIOS", firmware.load_memory_sector),
     Protocol("sector", "a boot sector at 0000:7C00 without a BIOS", flat.load_sector),
     Protocol("flat16", "raw code in real mode, flat16@ADDRESS (0x7c00)", flat.load_flat16, takes_address=True),
@@ -85,10 +86,8 @@ def _open(path: Path, protocol: Protocol | None) -> Image:
     except (OSError, ValueError):
         large = False
     if large and (wants_disk or protocol is None):
-        head = read_head(path, 0x8000)
-        image = Image(os.fspath(path), head)
-        others = (multiboot1.recognises(image), multiboot2.recognises(image), linux.recognises(image), is_elf(image))
-        if flat.has_signature(head) and (wants_disk or not any(others)):
+        image = Image(os.fspath(path), read_head(path, 0x1000))
+        if firmware.recognises(image) or (wants_disk and image.data):
             return image
     return read_image(path)
 

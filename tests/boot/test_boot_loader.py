@@ -40,6 +40,12 @@ def test_boot_sector(memory: GuestMemory, kernel, rom: bytes) -> None:
     assert load(memory, None).firmware
 
 
+def test_a_disk_with_a_multiboot_header_on_it_is_a_disk(memory: GuestMemory, kernel, rom: bytes) -> None:
+    image = SECTOR + mb1_header(1 << 16, 0x100200, 0x100200, 0, 0, 0x100220) + bytes(4096)
+    assert load(memory, kernel(image)).protocol == "bios"
+    assert load(memory, kernel(image), boot="multiboot1").protocol == "multiboot1"
+
+
 def test_large_disk_is_not_read_whole(memory: GuestMemory, kernel, rom: bytes) -> None:
     path = kernel(SECTOR)
     os.truncate(path, 64 << 30)
@@ -68,7 +74,7 @@ def test_bad_files(memory: GuestMemory, kernel, tmp_path: Path) -> None:
     assert refusal(kernel(b"")) == f"{tmp_path / 'kernel'}: the file is empty"
     assert "not a regular file" in refusal(Path("/dev/null"))
     text = refusal(kernel(b"just text\n" * 100))
-    assert "no header of multiboot2, multiboot1, pvh, vmlinux, elf, linux, bios was found" in text
+    assert "no header of bios, multiboot2, multiboot1, pvh, vmlinux, elf, linux was found" in text
     good = kernel(elf64([(0x200000, CODE, 3)], 0x200000))
     assert "initrd-missing: No such file" in refusal(good, initrd=tmp_path / "initrd-missing")
     assert "cannot hand one over" in refusal(kernel(SECTOR), boot="sector", initrd=good)
