@@ -229,12 +229,18 @@ class GuestMemory:
 
     def read(self, gpa: int, size: int) -> bytes:
         """`size` bytes of RAM or ROM."""
+        index = bisect_right(self._starts, gpa) - 1
+        if index >= 0 and size >= 0:
+            region = self._regions[index]
+            at = gpa - region.gpa
+            if at + size <= region.size:
+                return region.view[at : at + size].tobytes()
         return b"".join(bytes(region.view[at : at + part]) for region, at, part in self._spans(gpa, size, False))
 
     def write(self, gpa: int, data: Any) -> None:
         """Writes a bytes-like object into RAM."""
-        source = memoryview(data).cast("B")
-        size = source.nbytes
+        source = data if isinstance(data, bytes) else memoryview(data).cast("B")
+        size = len(source)
         done = 0
         for region, at, part in self._spans(gpa, size, True):
             region.view[at : at + part] = source[done : done + part]
@@ -280,9 +286,11 @@ class GuestMemory:
         return int.from_bytes(self.read(gpa, 2), "little")
 
     def read_u32(self, gpa: int) -> int:
+        """The 32-bit number at `gpa`."""
         return int.from_bytes(self.read(gpa, 4), "little")
 
     def read_u64(self, gpa: int) -> int:
+        """The 64-bit number at `gpa`."""
         return int.from_bytes(self.read(gpa, 8), "little")
 
     def write_u8(self, gpa: int, value: int) -> None:
@@ -290,12 +298,15 @@ class GuestMemory:
         self.write(gpa, (value & 0xFF).to_bytes(1, "little"))
 
     def write_u16(self, gpa: int, value: int) -> None:
+        """Writes the low 16 bits of `value`."""
         self.write(gpa, (value & 0xFFFF).to_bytes(2, "little"))
 
     def write_u32(self, gpa: int, value: int) -> None:
+        """Writes the low 32 bits of `value`."""
         self.write(gpa, (value & 0xFFFFFFFF).to_bytes(4, "little"))
 
     def write_u64(self, gpa: int, value: int) -> None:
+        """Writes the low 64 bits of `value`."""
         self.write(gpa, (value & 0xFFFFFFFFFFFFFFFF).to_bytes(8, "little"))
 
     def read_cstring(self, gpa: int, limit: int = 4096) -> bytes:

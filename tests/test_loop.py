@@ -9,6 +9,7 @@ import time
 import pytest
 
 from kvmpy.bus import MmioBus, PortBus, place
+from kvmpy.clock import VirtualClock
 from kvmpy.devices.base import Device
 from kvmpy.loop import Loop
 from kvmpy.native import ffi, lib
@@ -302,6 +303,30 @@ def test_ctrl_c_leaves_the_machine_usable(threaded):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     vm.vcpus[0].script = iter([END])
     assert loop.run(5) == GuestExit(7)
+
+
+def test_virtual_time_runs_timers_between_two_runs():
+    """The backend ends its run at the deadline; the timer of a device is served there, and sets the next one."""
+    rings = []
+
+    def compute(vcpu):
+        vm.time = vm.deadline
+        return lib.KVM_EXIT_INTR
+
+    loop, _, vm = make([compute, compute, compute, END], threaded=False)
+    vm.time, vm.deadline = 0, 0
+    vm.now = lambda: vm.time
+    vm.set_deadline = lambda when: setattr(vm, "deadline", when)
+    clock = VirtualClock(vm)
+    loop.timers_due = clock.run_due
+
+    def ring():
+        rings.append(clock.now())
+        clock.at(clock.now() + 1000, ring)
+
+    clock.at(500, ring)
+    assert loop.run(5) == GuestExit(7)
+    assert rings == [500, 1500, 2500]
 
 
 def test_tracing_and_a_listener_that_raises(caplog):

@@ -4,6 +4,8 @@ import gc
 import os
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kvmpy.errors import ConfigError, MemoryAccessError
 from kvmpy.memory import GuestMemory
@@ -152,6 +154,63 @@ def test_clear_gives_zeroes(memory):
     memory.write(0x1000, b"x" * 100)
     memory.clear()
     assert memory.read(0x1000, 100) == bytes(100)
+
+
+OPERATIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("write"), st.integers(-8, 0x12008), st.binary(max_size=64)),
+        st.tuples(st.just("fill"), st.integers(0, 0x11000), st.integers(0, 0x3000)),
+        st.tuples(st.just("carve"), st.integers(0, 16), st.integers(0, 4)),
+        st.tuples(st.just("rom"), st.integers(0, 20), st.binary(min_size=1, max_size=5000)),
+        st.tuples(st.just("read"), st.integers(-8, 0x12008), st.integers(0, 0x2100)),
+    ),
+    max_size=20,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(OPERATIONS)
+def test_the_door_agrees_with_a_simple_model(operations):
+    """A dictionary of bytes, each with its right to be written, against carved and overlaid memory and its slots."""
+    memory, vm = GuestMemory("64K"), RecordingVm()
+    memory.attach(vm)
+    model = dict.fromkeys(range(65536), (0, True))
+    try:
+        for kind, where, what in operations:
+            if kind == "carve":
+                memory.carve(where * 4096, what * 4096)
+                for gpa in range(where * 4096, (where + what) * 4096):
+                    model.pop(gpa, None)
+            elif kind == "rom":
+                memory.add_rom(where * 4096, what)
+                padded = what + b"\xff" * (-len(what) % 4096)
+                model.update({where * 4096 + n: (byte, False) for n, byte in enumerate(padded)})
+            elif kind == "read":
+                bytes_there = [model.get(gpa) for gpa in range(where, where + what)]
+                if not what:
+                    continue
+                if None in bytes_there:
+                    with pytest.raises(MemoryAccessError):
+                        memory.read(where, what)
+                else:
+                    expected = bytes(byte for byte, _ in bytes_there)
+                    assert memory.read(where, what) == expected == b"".join(memory.views(where, what))
+            else:
+                data = what if kind == "write" else b"\xa5" * what
+                if not data:
+                    continue
+                call = (lambda: memory.write(where, data)) if kind == "write" else (lambda: memory.fill(where, len(data), 0xA5))  # noqa: B023
+                if all(model.get(gpa, (0, False))[1] for gpa in range(where, where + len(data))):
+                    call()
+                    model.update({where + n: (byte, True) for n, byte in enumerate(data)})
+                    assert vm.written[-1] == (where, len(data))
+                else:
+                    with pytest.raises(MemoryAccessError):
+                        call()
+        covered = sum(size for _, size, _ in vm.slots.values())
+        assert covered == len(model)
+    finally:
+        memory.close()
 
 
 def test_closing_with_live_views_is_safe():
