@@ -114,7 +114,8 @@ class Loop:
         """Runs until a verdict. `until` is asked after every exit. Ctrl-C raises KeyboardInterrupt with the machine still usable;
         an exception of a device is raised here, after all vCPUs have stopped. A `fresh` run forgets a `stop` that came before it."""
         if fresh:
-            self.verdict = self._error = None
+            self.verdict = None
+        self._raise_kept()  # of a timer or a host end since the last run
         self._end.clear()
         self._quiet_rounds = 0
         self._interrupts = 0
@@ -134,9 +135,7 @@ class Loop:
             watch.join()
             restore()
         self._drain()
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+        self._raise_kept()
         if self._interrupts:
             raise KeyboardInterrupt
         verdict, self.verdict = self.verdict, None
@@ -144,6 +143,12 @@ class Loop:
         if self.tracer is not None:
             self.tracer.emit("verdict", -1, verdict=str(verdict))
         return verdict
+
+    def _raise_kept(self) -> None:
+        if self._error is not None:
+            error, self._error = self._error, None
+            self.verdict = None
+            raise error
 
     def _take_sigint(self) -> Callable[[], None]:
         """Ctrl-C must not strike in the middle of a device: it stops the run, and becomes an exception after it."""

@@ -276,6 +276,14 @@ def test_a_post_from_within_a_device_runs_after_it():
     assert order == ["written", "posted"]
 
 
+def test_an_error_between_two_runs_comes_out_of_the_next():
+    loop, _, _ = make([END])
+    loop.post(lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        loop.run(5)
+    assert loop.run(5) == GuestExit(7)
+
+
 def test_a_stop_between_two_runs():
     loop, _, _ = make([END, END])
     loop.stop(Reset("early"))
