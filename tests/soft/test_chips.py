@@ -13,7 +13,8 @@ HERE = Path(__file__).resolve().parent
 PACKAGE = HERE.parents[1] / "kvmpy"
 SOURCES = ("pic", "pit", "ioapic", "chips", "lapic", "lapic_message", "lapic_state", "lapic_timer")
 TESTS = (
-    "pic", "cascade", "pic_modes", "ioapic", "priorities", "ipi", "x2apic", "apic_timer", "clock", "pit_irq", "pit_modes", "state", "random",
+    "pic", "cascade", "pic_modes", "ioapic", "priorities", "ipi", "x2apic", "apic_timer", "clock", "pit_irq", "pit_modes", "state",
+    "random",
 )
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g")
 

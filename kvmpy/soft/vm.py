@@ -1,0 +1,156 @@
+"""A virtual machine of the software CPU: memory, vCPUs in turns, chips, time."""
+
+from __future__ import annotations
+
+import errno
+
+from kvmpy.errors import HostError
+from kvmpy.native import CData, check, ffi, lib
+from kvmpy.soft.vcpu import SoftVcpu
+
+PAGE = 4096
+NO_DEADLINE = (1 << 64) - 1
+_FOR_EVER = (1 << 63) - 1
+
+
+class SoftVm:
+    """One VM. Made by SoftBackend.create_vm. Its vCPUs run in the one thread that calls `run`; interrupt lines, messages and
+    kicks may come from any thread. The host's pages behind memory slots belong to the caller and must outlive the VM."""
+
+    name = "soft"
+    threaded = False
+
+    def __init__(self, virtual_clock: bool = False, tsc_khz: int = 0) -> None:
+        self._vm: CData = lib.kp_vm_create(int(virtual_clock), tsc_khz)
+        if not self._vm:
+            raise HostError("kp_vm_create", errno.ENOMEM)
+        self.virtual_clock = virtual_clock
+        self.vcpus: dict[int, SoftVcpu] = {}
+        self._slots: dict[int, int] = {}
+
+    def __enter__(self) -> SoftVm:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _pointer(self) -> CData:
+        if not self._vm:
+            raise HostError("VM of the software CPU", errno.EBADF, "it is closed")
+        return self._vm
+
+    # Running.
+
+    def run(self) -> SoftVcpu:
+        """Runs the vCPUs in turns until one exits, and gives that one; KVM_EXIT_INTR stands in its record after a kick or a
+        deadline. Signal handlers of Python run meanwhile; what they raise passes through."""
+        pointer = self._pointer()
+        while True:
+            code = lib.kp_vm_run(pointer)
+            if code >= 0:
+                return self.vcpus[code]
+            if code == -errno.EINTR:
+                return self._interrupted()
+            if code != -errno.EAGAIN:
+                check("kp_vm_run", code)
+
+    def _interrupted(self) -> SoftVcpu:
+        for vcpu in self.vcpus.values():
+            if vcpu.record.exit_reason == lib.KVM_EXIT_INTR:
+                return vcpu
+        raise HostError("kp_vm_run", errno.EINTR)
+
+    def now(self) -> int:
+        """Nanoseconds of the VM's clock: since it was made, or as set_clock set it."""
+        return int(lib.kp_vm_now(self._pointer()))
+
+    def set_deadline(self, ns: int) -> None:
+        """`run` returns KVM_EXIT_INTR when `now()` has reached `ns`; 2**63 - 1 and more: never. One deadline, used once."""
+        deadline = NO_DEADLINE if ns >= _FOR_EVER else max(ns, 0)
+        check("kp_vm_set_deadline", lib.kp_vm_set_deadline(self._pointer(), deadline))
+
+    def create_vcpu(self, index: int) -> SoftVcpu:
+        """`index` is the APIC id. Vcpu 0 is the bootstrap processor; with interrupt chips the others wait for INIT and SIPI."""
+        if index in self.vcpus:
+            raise HostError("kp_vcpu_create", errno.EEXIST, "a vCPU of this index exists already")
+        if not 0 <= index < 256:
+            raise HostError("kp_vcpu_create", errno.EINVAL, "an index is 0 to 255")
+        pointer = lib.kp_vcpu_create(self._pointer(), index)
+        if not pointer:
+            raise HostError("kp_vcpu_create", errno.ENOMEM)
+        vcpu = SoftVcpu(self, pointer, index)
+        self.vcpus[index] = vcpu
+        return vcpu
+
+    # Memory.
+
+    def set_memory(self, slot: int, gpa: int, host: int, size: int, *, readonly: bool = False, log_dirty: bool = False) -> None:
+        flags = (lib.KVM_MEM_READONLY if readonly else 0) | (lib.KVM_MEM_LOG_DIRTY_PAGES if log_dirty else 0)
+        check("kp_vm_set_memory", lib.kp_vm_set_memory(self._pointer(), slot, gpa, ffi.cast("void *", host), size, flags))
+        self._slots[slot] = size
+
+    def memory_written(self, gpa: int, size: int) -> None:
+        check("kp_vm_memory_written", lib.kp_vm_memory_written(self._pointer(), gpa, size))
+
+    def dirty_log(self, slot: int) -> bytes:
+        size = (self._slots.get(slot, 0) // PAGE + 63) // 64 * 8
+        bitmap = ffi.new("uint8_t[]", size)
+        check("kp_vm_dirty_log", lib.kp_vm_dirty_log(self._pointer(), slot, bitmap, size))
+        return bytes(ffi.buffer(bitmap))
+
+    # Interrupt chips.
+
+    def create_irqchip(self) -> None:
+        check("kp_vm_create_irqchip", lib.kp_vm_create_irqchip(self._pointer()))
+
+    def create_pit(self) -> None:
+        check("kp_vm_create_pit", lib.kp_vm_create_pit(self._pointer()))
+
+    def irq_line(self, gsi: int, level: int) -> None:
+        check("kp_vm_irq_line", lib.kp_vm_irq_line(self._pointer(), gsi, level))
+
+    def signal_msi(self, address: int, data: int) -> int:
+        """How many local APICs took the message."""
+        return check("kp_vm_signal_msi", lib.kp_vm_signal_msi(self._pointer(), address, data))
+
+    def get_irqchip(self, chip: int) -> CData:
+        state = ffi.new("struct kvm_irqchip *", {"chip_id": chip})
+        check("kp_vm_get_irqchip", lib.kp_vm_get_irqchip(self._pointer(), state))
+        return state
+
+    def set_irqchip(self, chip: CData) -> None:
+        check("kp_vm_set_irqchip", lib.kp_vm_set_irqchip(self._pointer(), chip))
+
+    def get_pit(self) -> CData:
+        state = ffi.new("struct kvm_pit_state2 *")
+        check("kp_vm_get_pit", lib.kp_vm_get_pit(self._pointer(), state))
+        return state
+
+    def set_pit(self, pit: CData) -> None:
+        check("kp_vm_set_pit", lib.kp_vm_set_pit(self._pointer(), pit))
+
+    # Clock, MSRs.
+
+    def get_clock(self) -> CData:
+        data = ffi.new("struct kvm_clock_data *")
+        check("kp_vm_get_clock", lib.kp_vm_get_clock(self._pointer(), data))
+        return data
+
+    def set_clock(self, clock: CData) -> None:
+        check("kp_vm_set_clock", lib.kp_vm_set_clock(self._pointer(), clock))
+
+    def set_user_msrs(self, reasons: int, ranges: list[tuple[int, int, int]]) -> None:
+        flat = [number for entry in ranges for number in entry]
+        table = ffi.new("uint32_t[]", flat)
+        check("kp_vm_set_user_msrs", lib.kp_vm_set_user_msrs(self._pointer(), reasons, table, len(ranges)))
+
+    def close(self) -> None:
+        """Ends the VM. Records of its vCPUs stay readable."""
+        pointer, self._vm = getattr(self, "_vm", None), None
+        if pointer:
+            for vcpu in self.vcpus.values():
+                vcpu.detach()
+            lib.kp_vm_destroy(pointer)
