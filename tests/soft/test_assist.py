@@ -10,11 +10,15 @@ from kvmpy.native import lib
 from kvmpy.regs import identity_map, set_long_mode
 from kvmpy.soft.assist import finish_instruction
 from kvmpy.verdicts import Halted
+from kvmpy.x86 import CR4_OSFXSR, CR4_OSXMMEXCPT
 from tests.soft.soft_guest import CODE, Guest
 
 
 def test_state_goes_over_and_back() -> None:
     guest = Guest(b"\xf3\x0f\xb8\xc3\x66\x0f\xef\xc0\xf4", "long")  # popcnt eax, ebx; pxor xmm0, xmm0; hlt
+    sregs = guest.vcpu.get_sregs()
+    sregs.cr4 |= CR4_OSFXSR | CR4_OSXMMEXCPT
+    guest.vcpu.set_sregs(sregs)
     image = guest.vcpu.get_xsave()
     image[160:192] = bytes(range(1, 33))
     image[512] |= 2
@@ -67,7 +71,7 @@ def test_kvm_goes_on() -> None:
         vcpu = machine.cpu[0].vcpu
         sregs = vcpu.get_sregs()
         set_long_mode(sregs, 0x1000)
-        sregs.cr4 |= 0x600
+        sregs.cr4 |= CR4_OSFXSR | CR4_OSXMMEXCPT
         vcpu.set_sregs(sregs)
         registers = machine.cpu[0].registers
         registers.rip, registers.rsp, registers.rflags, registers.rbx = CODE, 0x7000, 2, 0xFF

@@ -135,7 +135,9 @@ void cpu_reset(Cpu *c, bool init)
     c->dr[7] = 0x400;
     memset(&c->events, 0, sizeof c->events);
     c->shadow = 0;
-    c->halted = c->nmi_masked = c->init_pending = c->sipi_pending = false;
+    c->halted = c->nmi_masked = c->init_pending = false;
+    if (!init) /* a SIPI may have followed the INIT already */
+        c->sipi_pending = false;
     c->wait_sipi = c->lapic && c->index != 0;
     c->pending_debug = 0;
     if (!c->a20_mask)
