@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 
 from kvmpy.native import ffi, lib
 
@@ -128,7 +128,7 @@ class Line:
         return {name: value for name, value in asked.items() if value is not None}
 
 
-@lru_cache(maxsize=None)
+@cache
 def table() -> tuple[Line, ...]:
     lines = []
     info = ffi.new("struct kp_insn_info *")

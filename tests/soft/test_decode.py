@@ -153,7 +153,9 @@ def test_no_instruction(mode: int, code: str, why: str) -> None:
     assert of(code, mode) is None, why
 
 
-@pytest.mark.parametrize("code", ["48 b8 88 77 66 55 44 33 22 11", "66 0f 38 f6 84 8b 10 00 00 00", "c4 e3 7b f0 44 8b 10 05", "c8 10 00 01"])
+@pytest.mark.parametrize(
+    "code", ["48 b8 88 77 66 55 44 33 22 11", "66 0f 38 f6 84 8b 10 00 00 00", "c4 e3 7b f0 44 8b 10 05", "c8 10 00 01"]
+)
 def test_every_byte_is_asked_for(code: str) -> None:
     whole = bytes.fromhex(code)
     assert decode(whole) is not None

@@ -127,7 +127,8 @@ def test_random_bytes_have_objdumps_lengths(mode: int, tmp_path: Path) -> None:
 @pytest.mark.skipif(OBJDUMP is None, reason="objdump (binutils) is not installed")
 def test_compiled_code_reads_as_objdump_reads_it(tmp_path: Path) -> None:
     """20000 instructions of the C library."""
-    library = next((p for p in map(Path, ("/lib/x86_64-linux-gnu/libc.so.6", "/usr/lib64/libc.so.6", "/lib64/libc.so.6")) if p.exists()), None)
+    places = ("/lib/x86_64-linux-gnu/libc.so.6", "/usr/lib64/libc.so.6", "/lib64/libc.so.6")
+    library = next((p for p in map(Path, places) if p.exists()), None)
     if library is None:
         pytest.skip("no C library to read")
     sections = subprocess.run([str(OBJDUMP), "-h", "-j", ".text", str(library)], capture_output=True, text=True, check=True, timeout=60)

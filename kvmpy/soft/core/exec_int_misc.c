@@ -90,8 +90,9 @@ ONE(aam, aam_any)
 
 EXEC(aad_any)
 {
-    AX = (uint8_t)(AL + AH * (uint8_t)i->imm);
-    decimal_flags(c, false, false);
+    uint8_t tens = (uint8_t)(AH * (uint8_t)i->imm);
+    AX = (uint8_t)(AL + tens);
+    cc_set(c, CC_ADD8, AL, tens); /* CF, AF and OF are undefined; this is what AMD Zen 5 gives */
     NEXT();
 }
 ONE(aad, aad_any)
