@@ -5,6 +5,7 @@ A model is a subset of what the backend can show. Names of features are those of
 
 from __future__ import annotations
 
+import difflib
 import re
 
 from kvmpy.backend import CData
@@ -105,7 +106,9 @@ def parse_model(model: str, has: set[str]) -> set[str]:
         match = re.fullmatch(r"([+-])(.+)", change)
         feature = ALIASES.get(match[2], match[2]) if match else ""
         if match is None or feature not in FEATURES:
-            raise ConfigError(f"{change!r} is not +feature or -feature of a CPU that kvmpy knows (see kvmpy info)")
+            near = difflib.get_close_matches(feature, [*FEATURES, *ALIASES], 3)
+            hint = f"did you mean {' or '.join(near)}?" if near else "see kvmpy info"
+            raise ConfigError(f"{change!r} is not +feature or -feature of a CPU that kvmpy knows: {hint}")
         if match[1] == "-":
             wanted.discard(feature)
         elif feature in has:

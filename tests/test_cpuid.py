@@ -54,6 +54,11 @@ def test_unknown_names(model):
         parse_model(model, EVERYTHING)
 
 
+def test_close_names_are_told():
+    with pytest.raises(ConfigError, match=r"did you mean .*avx2"):
+        parse_model("max,+avx22", EVERYTHING)
+
+
 def test_what_the_backend_lacks():
     with pytest.raises(MissingCapability, match="aes"):
         parse_model("max,+aes", EVERYTHING - {"aes"})
