@@ -255,7 +255,6 @@ static void on_fault(Cpu *c)
             deliver(c, EXC_DB, EVENT_EXCEPTION, false, 0);
             return;
         }
-        c->eflags |= FL_RF; /* in the pushed image of every fault, SDM 3A 17.3.1.1 */
     }
     deliver(c, vector, kind, has_error, error);
 }
