@@ -51,6 +51,7 @@ int kp_vm_set_clock(KpVm *vm, const struct kvm_clock_data *data)
         vm->virtual_skip += (uint64_t)moved;
     else
         vm->clock_base -= (uint64_t)moved;
+    vm->first_tsc = vm->ns_per_tsc = vm->last_ns = 0;
     if (vm->chips)
         chips_clock_moved(vm->chips, moved);
     vm->timers_changed = true;

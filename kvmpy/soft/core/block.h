@@ -59,7 +59,7 @@ static inline void refund(Cpu *c, const Insn *next)
         c->budget += next->block->count - (next - next->block->insn);
 }
 
-static inline const Insn *enter_block(Cpu *c, Block *b)
+HOT_INLINE const Insn *enter_block(Cpu *c, Block *b)
 {
     if (likely((c->budget -= b->count) >= 0 && !c->attention))
         return b->insn;
@@ -68,7 +68,7 @@ static inline const Insn *enter_block(Cpu *c, Block *b)
 }
 
 /* End of a direct branch or fall-through to `target`. */
-static inline const Insn *jump_to(Cpu *c, const Insn *i, uint64_t target, int n)
+HOT_INLINE const Insn *jump_to(Cpu *c, const Insn *i, uint64_t target, int n)
 {
     Block *b = i->block;
     c->rip = target;
@@ -80,7 +80,7 @@ static inline const Insn *jump_to(Cpu *c, const Insn *i, uint64_t target, int n)
     return block_chain(c, b, n);
 }
 
-static inline const Insn *jump_indirect(Cpu *c, const Insn *i, uint64_t target)
+HOT_INLINE const Insn *jump_indirect(Cpu *c, const Insn *i, uint64_t target)
 {
     c->rip = target;
     if (unlikely(!i->block))

@@ -13,6 +13,8 @@
 
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
+/* Hot paths that gcc would otherwise leave out of line for their size. */
+#define HOT_INLINE static inline __attribute__((always_inline))
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 
 typedef struct Cpu Cpu;

@@ -7,7 +7,7 @@
 #include "insn.h"
 
 /* Offset of the ModRM memory operand. */
-static inline uint64_t mem_offset(const Cpu *c, const Insn *i)
+HOT_INLINE uint64_t mem_offset(const Cpu *c, const Insn *i)
 {
     return (c->gpr[i->base] + (c->gpr[i->index] << i->scale) + i->disp) & i->amask;
 }
@@ -16,7 +16,7 @@ static inline uint64_t mem_offset(const Cpu *c, const Insn *i)
 uint64_t mem_check(Cpu *c, const Insn *i, unsigned seg, uint64_t offset, unsigned size, bool write);
 
 /* Linear address of `size` bytes at seg:offset. */
-static inline uint64_t mem_linear(Cpu *c, const Insn *i, unsigned seg, uint64_t offset, unsigned size, bool write)
+HOT_INLINE uint64_t mem_linear(Cpu *c, const Insn *i, unsigned seg, uint64_t offset, unsigned size, bool write)
 {
     if (unlikely(i->flags & INSN_CHECK))
         return mem_check(c, i, seg, offset, size, write);
@@ -37,14 +37,14 @@ void mem_probe_write(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, unsig
 uint64_t sys_read(Cpu *c, const Insn *i, uint64_t linear, unsigned size);
 void sys_write(Cpu *c, const Insn *i, uint64_t linear, unsigned size, uint64_t value);
 
-static inline TlbEntry *tlb_entry(const Cpu *c, uint64_t linear) { return &c->tlb[linear >> 12 & (TLB_SIZE - 1)]; }
+HOT_INLINE TlbEntry *tlb_entry(const Cpu *c, uint64_t linear) { return &c->tlb[linear >> 12 & (TLB_SIZE - 1)]; }
 
 /* Page of an access's last byte: where it is not the first byte's page, the tag compare fails, as the entry found by the
    first byte can never hold the page after it. */
 #define TLB_TAG(linear, size) (((linear) + ((size) - 1)) & ~0xfffull)
 
 #define DEFINE_ACCESS(bits) \
-    static inline uint##bits##_t read##bits##_linear(Cpu *c, const Insn *i, unsigned seg, uint64_t linear) \
+    HOT_INLINE uint##bits##_t read##bits##_linear(Cpu *c, const Insn *i, unsigned seg, uint64_t linear) \
     { \
         const TlbEntry *e = tlb_entry(c, linear); \
         if (likely(e->read == TLB_TAG(linear, bits / 8))) { \
@@ -54,7 +54,7 @@ static inline TlbEntry *tlb_entry(const Cpu *c, uint64_t linear) { return &c->tl
         } \
         return (uint##bits##_t)mem_read_slow(c, i, seg, linear, bits / 8); \
     } \
-    static inline void write##bits##_linear(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, uint##bits##_t v) \
+    HOT_INLINE void write##bits##_linear(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, uint##bits##_t v) \
     { \
         const TlbEntry *e = tlb_entry(c, linear); \
         if (likely(e->write == TLB_TAG(linear, bits / 8))) { \
@@ -64,7 +64,7 @@ static inline TlbEntry *tlb_entry(const Cpu *c, uint64_t linear) { return &c->tl
         mem_write_slow(c, i, seg, linear, bits / 8, v); \
     } \
     /* Read half of a read-modify-write: raises what the write would raise. Follow it with write##bits of the same place. */ \
-    static inline uint##bits##_t read_for_write##bits##_linear(Cpu *c, const Insn *i, unsigned seg, uint64_t linear) \
+    HOT_INLINE uint##bits##_t read_for_write##bits##_linear(Cpu *c, const Insn *i, unsigned seg, uint64_t linear) \
     { \
         const TlbEntry *e = tlb_entry(c, linear); \
         if (likely(e->write == TLB_TAG(linear, bits / 8))) { \
@@ -75,18 +75,18 @@ static inline TlbEntry *tlb_entry(const Cpu *c, uint64_t linear) { return &c->tl
         return (uint##bits##_t)mem_read_for_write_slow(c, i, seg, linear, bits / 8); \
     } \
     /* By segment and offset, with all checks. */ \
-    static inline uint##bits##_t read##bits(Cpu *c, const Insn *i, unsigned seg, uint64_t offset) \
+    HOT_INLINE uint##bits##_t read##bits(Cpu *c, const Insn *i, unsigned seg, uint64_t offset) \
     { \
         return read##bits##_linear(c, i, seg, mem_linear(c, i, seg, offset, bits / 8, false)); \
     } \
-    static inline void write##bits(Cpu *c, const Insn *i, unsigned seg, uint64_t offset, uint##bits##_t v) \
+    HOT_INLINE void write##bits(Cpu *c, const Insn *i, unsigned seg, uint64_t offset, uint##bits##_t v) \
     { \
         write##bits##_linear(c, i, seg, mem_linear(c, i, seg, offset, bits / 8, true), v); \
     } \
     /* The ModRM memory operand. */ \
-    static inline uint##bits##_t load##bits(Cpu *c, const Insn *i) { return read##bits(c, i, i->seg, mem_offset(c, i)); } \
-    static inline void store##bits(Cpu *c, const Insn *i, uint##bits##_t v) { write##bits(c, i, i->seg, mem_offset(c, i), v); } \
-    static inline uint##bits##_t load_for_store##bits(Cpu *c, const Insn *i, uint64_t *linear) \
+    HOT_INLINE uint##bits##_t load##bits(Cpu *c, const Insn *i) { return read##bits(c, i, i->seg, mem_offset(c, i)); } \
+    HOT_INLINE void store##bits(Cpu *c, const Insn *i, uint##bits##_t v) { write##bits(c, i, i->seg, mem_offset(c, i), v); } \
+    HOT_INLINE uint##bits##_t load_for_store##bits(Cpu *c, const Insn *i, uint64_t *linear) \
     { \
         *linear = mem_linear(c, i, i->seg, mem_offset(c, i), bits / 8, true); \
         return read_for_write##bits##_linear(c, i, i->seg, *linear); \

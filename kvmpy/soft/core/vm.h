@@ -26,6 +26,7 @@ struct KpVm {
     uint64_t tsc_khz;
     uint64_t deadline;  /* of user space (kp_vm_set_deadline), or NEVER */
     uint64_t clock_base; /* host clock at creation, ns */
+    uint64_t first_tsc, first_ns, slice_tsc, slice_ns, ns_per_tsc, last_ns; /* host time by the host's TSC, see run.c */
     uint64_t virtual_skip; /* ns that virtual time jumped over while all vCPUs slept */
     uint64_t retired;   /* instructions of all vCPUs */
     uint32_t turn;      /* vCPU whose turn it is */
