@@ -266,6 +266,70 @@ def test_what_cannot_be_built(backend, options):
         Machine(**{"memory": "1M", "backend": backend, **options})
 
 
+POPCNT = b"\xba\xff\x01\xf3\x0f\xb8\xc2\xe6\xf4"  # mov dx, 1ffh; popcnt ax, dx; out 0f4h, al
+INSB = b"\xfc\xbf\x00\x05\xb9\x03\x00\xba\x99\x00\xf3\x6c\xa0\x02\x05\xe6\xf4"  # rep insb from port 99h to 500h
+
+
+def _needs_assist():
+    from kvmpy.kvm.probe import ask, unavailable
+
+    if unavailable():
+        pytest.skip(f"no KVM: {unavailable()}")
+    if ask("cpl0_on_hardware"):
+        pytest.skip("this host's KVM runs every instruction on the processor")
+
+
+def test_an_instruction_that_kvm_refuses_is_finished_by_the_software_cpu():
+    _needs_assist()
+    with Machine("1M", backend="kvm") as made:
+        events = []
+        made.trace(events.append)
+        start(made, POPCNT)
+        assert made.run(10) == GuestExit(9)
+        assert made.statistics["exits"]["assisted"] == 1
+        assert [event.data["rip"] for event in events if event.what == "assist"] == [0x7C03]
+    with Machine("1M", backend="kvm", assist=False) as made:
+        start(made, POPCNT)
+        verdict = made.run(10)
+        assert isinstance(verdict, Crashed) and verdict.rip == 0x7C03
+        assert verdict.details["instruction"].startswith("f3 0f b8 c2")
+
+
+def test_string_input(machine):
+    class Count(Device):
+        ports = 0x99, 1
+        value = 4
+
+        def read(self, offset, size):
+            self.value += 1
+            return self.value
+
+    assert machine(INSB, devices=[Count()]).run(10) == GuestExit(7)
+
+
+def test_virtual_time_repeats_exactly():
+    """A guest that counts loops until a timer of a device rings: the count is the same every time."""
+    if not hasattr(importlib.import_module("kvmpy.soft"), "SoftBackend"):
+        pytest.skip("the software CPU is not built")
+
+    class Bell(Device):
+        ports = 0x99, 1
+
+        def connect(self, platform):
+            super().connect(platform)
+            platform.clock.at(1_000_000, lambda: platform.stop(Stopped("bell")))
+
+    counts = set()
+    for _ in range(3):
+        with Machine("1M", backend="soft", clock="virtual", devices=[Bell()]) as made:
+            start(made, b"\x66\x31\xc0\x66\x40\xeb\xfc")  # xor eax, eax; inc eax; jmp
+            assert made.run(20) == Stopped("bell")
+            counts.add((made.cpu[0].registers.rax, made.clock.now()))
+    assert len(counts) == 1
+    (count, now), = counts
+    assert count > 1000 and 1_000_000 <= now < 1_100_000
+
+
 def test_virtual_time_needs_the_software_cpu():
     with pytest.raises(KvmpyError):
         Machine("1M", backend="kvm", clock="virtual")
