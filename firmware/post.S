@@ -40,6 +40,7 @@ cold:   xorw    %ax, %ax
         call    init_pic
         call    init_data
         call    init_vectors
+        call    init_apic
         call    init_pit
         call    init_serial
         call    init_screen
@@ -180,6 +181,51 @@ irq_low:
 1:      outb    %al, $PIC1
         popw    %ax
         iretw
+
+# Local APIC in virtual wire mode (MultiProcessor Specification 3.6.2.2): LINT0 passes the 8259's interrupts, LINT1 the NMI.
+# Its registers lie at 4 GiB - 18 MiB, which takes a moment in protected mode.
+#define APIC_SVR   0xFEE000F0
+#define APIC_LINT0 0xFEE00350
+#define APIC_LINT1 0xFEE00360
+init_apic:
+        movl    $1, %eax
+        cpuid
+        testb   $0x02, %dh              # EDX bit 9: there is one
+        jz      9f
+        movl    $0x1B, %ecx
+        rdmsr
+        testb   $0x08, %ah              # bit 11: and it is on
+        jz      9f
+        lgdtl   %cs:gdtr
+        movl    %cr0, %eax
+        orb     $1, %al
+        movl    %eax, %cr0
+        ljmpw   $0x10, $1f
+1:      movw    $0x08, %ax
+        movw    %ax, %fs
+        movl    $APIC_SVR, %ebx         # first of all on: while it is off its entries stay masked
+        movl    $0x000001FF, %fs:(%ebx)
+        movl    $APIC_LINT0, %ebx
+        movl    $0x00000700, %fs:(%ebx)
+        movl    $APIC_LINT1, %ebx
+        movl    $0x00000400, %fs:(%ebx)
+        movw    $0x18, %ax              # back to the limit of real mode
+        movw    %ax, %fs
+        movl    %cr0, %eax
+        andb    $0xFE, %al
+        movl    %eax, %cr0
+        ljmpw   $ROM, $2f
+2:      xorw    %ax, %ax
+        movw    %ax, %fs
+9:      ret
+
+        .balign 8
+gdt:    .quad   0
+        .quad   0x00CF93000000FFFF      # 08: data, 4 GiB
+        .quad   0x00009B0F0000FFFF      # 10: this code
+        .quad   0x000093000000FFFF      # 18: data, 64 KiB
+gdtr:   .short  gdtr - gdt - 1
+        .long   (ROM << 4) + gdt
 
 # Channel 0: 65536 counts, 18.2 Hz. Mode 2 and not 3, so that a latched count falls by one per tick (INT 15h/86h).
 init_pit:

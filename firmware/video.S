@@ -313,7 +313,13 @@ tty_return:
 tty_back:
         testb   %dl, %dl
         jz      tty_done
-        decb    %dl
+        cmpb    %dh, V_ROW
+        jne     1f
+        cmpb    %dl, V_COL
+        jne     1f
+        call    serial_put              # the terminal stands there: the plain character does it
+        decb    V_COL
+1:      decb    %dl
         jmp     tty_done
 tty_bell:
         jmp     serial_put
