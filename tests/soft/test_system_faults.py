@@ -7,8 +7,36 @@ import struct
 import pytest
 
 from tests.soft.system_guest import (
-    CODE0, CODE3, CODE16, CODE64, DATA0, DATA3, DF, EXIT_SHUTDOWN, FREE, GDT, GP, IDT, IST_STACK, LDT_SEL, NM, NP, OF, PF, SS, STACK, TSS,
-    TSS_SEL, UD, AC, BP, DE, Guest, descriptor, gate, gate64,
+    AC,
+    BP,
+    CODE0,
+    CODE3,
+    CODE16,
+    CODE64,
+    DATA0,
+    DATA3,
+    DE,
+    DF,
+    EXIT_SHUTDOWN,
+    FREE,
+    GDT,
+    GP,
+    IDT,
+    IST_STACK,
+    LDT_SEL,
+    NM,
+    NP,
+    OF,
+    PF,
+    SS,
+    STACK,
+    TSS,
+    TSS_SEL,
+    UD,
+    Guest,
+    descriptor,
+    gate,
+    gate64,
 )  # fmt: skip
 
 PROTECTED = ("prot32", "paging32", "pae", "long", "compat")
@@ -120,8 +148,8 @@ def test_accessed_bit_is_set() -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        "hlt", "cli", "sti", "clts", "lgdt (%esp)", "lidt (%esp)", "invd", "wbinvd", "rdmsr", "wrmsr", "invlpg (%esp)", "lmsw %ax", "ltr %ax",
-        "lldt %ax", "mov %cr0,%eax", "mov %eax,%dr0", "rdpmc",
+        "hlt", "cli", "sti", "clts", "lgdt (%esp)", "lidt (%esp)", "invd", "wbinvd", "rdmsr", "wrmsr", "invlpg (%esp)", "lmsw %ax",
+        "ltr %ax", "lldt %ax", "mov %cr0,%eax", "mov %eax,%dr0", "rdpmc",
     ],
 )  # fmt: skip
 def test_privileged_instructions(mode: str, source: str) -> None:
@@ -222,7 +250,8 @@ def test_alignment_check(mode: str) -> None:
 
 
 def test_ldt_segments() -> None:
-    guest = Guest(f"mov ${LDT_SEL},%eax\nlldt %ax\nsldt %ebx\nmov $0xc,%eax\nmov %eax,%fs\nmov %fs:4,%ecx\nlar %eax,%edx\nlsl %eax,%esi\nhlt", "prot32")
+    source = f"mov ${LDT_SEL},%eax\nlldt %ax\nsldt %ebx\nmov $0xc,%eax\nmov %eax,%fs\nmov %fs:4,%ecx\nlar %eax,%edx\nlsl %eax,%esi\nhlt"
+    guest = Guest(source, "prot32")
     guest.write(0x3800 + 8, descriptor(0x9000, 0xFF, 0x93, 4))
     guest.put32(0x9004, 77)
     regs = guest.finish()
