@@ -174,13 +174,10 @@ MASK_STORE(vpmaskmovq_store, 64)
             raise_ud(c, i); \
         Ymm index = c->ymm[i->index], *mask = &c->ymm[i->vvvv], *d = &c->ymm[i->reg]; \
         unsigned n = vex_bytes(i), count = n * 8 / (bits > index_bits ? bits : index_bits); \
-        for (unsigned k = 0; k < count; k++) \
-            mask->s##bits[k] >>= bits - 1; \
         for (unsigned k = 0; k < count; k++) { \
-            if (!mask->u##bits[k]) \
-                continue; \
             uint64_t offset = c->gpr[i->base] + ((uint64_t)(int64_t)index.s##index_bits[k] << i->scale) + i->disp; \
-            d->u##bits[k] = read##bits(c, i, i->seg, offset & i->amask); \
+            if (mask->s##bits[k] < 0) \
+                d->u##bits[k] = read##bits(c, i, i->seg, offset & i->amask); \
             mask->u##bits[k] = 0; \
         } \
         Ymm result = *d; \

@@ -183,28 +183,28 @@ NARROW(cvttpd2dq)
 
 /* ---- between MMX and XMM registers. With 128-bit registers in place of the MMX one: unused elements are 0 and exact ---- */
 
+/* From memory it is no MMX instruction. */
+INLINE __m128i get_pi(Cpu *c, const Insn *i)
+{
+    if (i->flags & INSN_MEM)
+        return xmm_of64(load64(c, i));
+    ENTER_MMX();
+    mmx_use(c);
+    return xmm_of64(MM(i->rm));
+}
+
 FP_BODY(cvtpi2ps_b)
 {
-    ENTER_MMX();
-    __m128i y = xmm_of64(i->flags & INSN_MEM ? load64(c, i) : MM(i->rm)), x = _mm_setzero_si128();
+    __m128i y = get_pi(c, i), x = _mm_setzero_si128();
     FP_ASM("cvtdq2ps", x, y);
     c->ymm[i->reg].u64[0] = xmm_low64(x);
-    mmx_use(c);
 }
 FP_SSE(cvtpi2ps_any, cvtpi2ps_b)
 ONE(cvtpi2ps, cvtpi2ps_any)
 
-/* From memory it is no MMX instruction. */
 FP_BODY(cvtpi2pd_b)
 {
-    __m128i y, x = _mm_setzero_si128();
-    if (i->flags & INSN_MEM) {
-        y = xmm_of64(load64(c, i));
-    } else {
-        ENTER_MMX();
-        y = xmm_of64(MM(i->rm));
-        mmx_use(c);
-    }
+    __m128i y = get_pi(c, i), x = _mm_setzero_si128();
     FP_ASM("cvtdq2pd", x, y);
     xmm_put(&c->ymm[i->reg], x);
 }

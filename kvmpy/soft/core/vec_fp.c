@@ -1,19 +1,17 @@
 /* Floating-point arithmetic and comparison, packed and scalar, and the handling of unmasked exceptions. */
 #include "vec_fp.h"
 
-/* All that a body may have written. */
+/* All that a body may have written. The change of the x87 registers to MMX ones is not undone: it comes first. */
 typedef struct {
     Ymm ymm;
     uint64_t gpr, cc_dst, cc_src;
     uint32_t cc_op;
     F80 st;
-    uint16_t status;
-    uint8_t tag;
 } Saved;
 
 static void save(const Cpu *c, const Insn *i, Saved *s)
 {
-    *s = (Saved){c->ymm[i->reg], c->gpr[i->reg], c->cc_dst, c->cc_src, c->cc_op, c->x87.st[i->reg & 7], c->x87.status, c->x87.tag};
+    *s = (Saved){c->ymm[i->reg], c->gpr[i->reg], c->cc_dst, c->cc_src, c->cc_op, c->x87.st[i->reg & 7]};
 }
 
 static void restore(Cpu *c, const Insn *i, const Saved *s)
@@ -22,8 +20,6 @@ static void restore(Cpu *c, const Insn *i, const Saved *s)
     c->gpr[i->reg] = s->gpr;
     cc_set(c, s->cc_op, s->cc_dst, s->cc_src);
     c->x87.st[i->reg & 7] = s->st;
-    c->x87.status = s->status;
-    c->x87.tag = s->tag;
 }
 
 /* Underflow is reported by the host, which masks it, only for inexact results; unmasked it is any tiny result. Flushing to
