@@ -145,6 +145,26 @@ PROGRAMS: dict[str, tuple[str, str]] = {
         hlt
 text:   .ascii "KVMPY" """,
     ),
+    "MMIO reads and writes in a loop": (
+        "long",
+        """
+        cld
+        mov rbx, 0x10000000
+        mov ecx, 4
+1:      mov eax, [rbx]
+        mov [rbx + 4], eax
+        mov rdi, 0x10000100
+        mov rdx, rcx
+        mov ecx, 3
+        rep stosw
+        mov rcx, rdx
+        dec ecx
+        jnz 1b
+        mov rdi, 0x10000100
+        mov ecx, 3
+        rep stosb
+        hlt""",
+    ),
     "arithmetic and flags": (
         "long",
         """

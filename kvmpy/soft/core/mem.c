@@ -310,6 +310,7 @@ uint64_t device_read(Cpu *c, const Insn *i, uint64_t phys, unsigned size)
     if (c->lapic && chips_claims(c->vm->chips, c, phys)) {
         e->value = chips_mmio_read(c->vm->chips, c, phys, size);
         e->done = true;
+        c->attention = 1; /* the run loop forgets the access before the next instruction makes one */
         return e->value;
     }
     c->insn = i;

@@ -546,6 +546,7 @@ static int run_slice(Cpu *c, int64_t budget)
         }
         c->budget -= b->count;
         run_insns(c, b->insn);
+        forget_accesses(c); /* the last instruction of a block may have reached a device, and has retired */
     }
     fp_leave(c);
     uint64_t used = (uint64_t)(vm->slice - c->budget);
