@@ -95,8 +95,8 @@ class _State:
         self.regs, self.sregs = vcpu.get_regs(), vcpu.get_sregs()
         self.xsave, self.xcrs = bytes(vcpu.get_xsave()), vcpu.get_xcrs()
         self.debugregs, self.events = vcpu.get_debugregs(), vcpu.get_events()
-        self.msrs = vcpu.get_msrs(MSRS)
-        self.tsc = vcpu.get_msrs([x86.MSR_TSC])
+        self.msrs = vcpu.get_msrs([*MSRS, x86.MSR_TSC])
+        self.tsc = self.msrs.pop(x86.MSR_TSC, 0)
 
     def load(self, soft: SoftVcpu) -> None:
         """Onto the software CPU. Events that wait for delivery stay behind: they are KVM's."""
@@ -115,7 +115,7 @@ class _State:
             pass
         soft.set_xsave(_own_part(self.xsave))
         soft.set_debugregs(self.debugregs)
-        soft.set_msrs({**self.msrs, **self.tsc})
+        soft.set_msrs({**self.msrs, x86.MSR_TSC: self.tsc})
         events = ffi.new("struct kvm_vcpu_events *")
         events.interrupt.shadow = self.events.interrupt.shadow
         events.nmi.masked = self.events.nmi.masked

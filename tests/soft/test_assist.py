@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 
 from kvmpy.kvm.probe import unavailable
@@ -11,7 +13,7 @@ from kvmpy.regs import identity_map, set_long_mode
 from kvmpy.soft.assist import finish_instruction
 from kvmpy.verdicts import Halted
 from kvmpy.x86 import CR4_OSFXSR, CR4_OSXMMEXCPT
-from tests.soft.soft_guest import CODE, Guest
+from tests.soft.soft_guest import CODE, STACK, Guest
 
 
 def test_state_goes_over_and_back() -> None:
@@ -57,6 +59,39 @@ def test_device_access_is_served() -> None:
     assert seen == [(lib.KVM_EXIT_IO, 0x40)]
     regs = guest.vcpu.get_regs()
     assert (regs.rax & 0xFF, regs.rip) == (0x5A, CODE + 2)
+    guest.close()
+
+
+def gate(selector: int, offset: int) -> bytes:
+    """A 64-bit interrupt gate of DPL 3 (SDM 3A 6.14.1)."""
+    return struct.pack("<HHBBHII", offset & 0xFFFF, selector, 0, 0xEE, offset >> 16 & 0xFFFF, offset >> 32, 0)
+
+
+@pytest.mark.parametrize(("code", "vector", "back"), [(b"\xcc", 3, 1), (b"\x0f\x0b", 6, 0), (b"\xcd\x21", 0x21, 2)])
+def test_events_go_through_the_guests_table(code: bytes, vector: int, back: int) -> None:
+    guest = Guest(code, "long")
+    sregs = guest.vcpu.get_sregs()
+    selector = int(sregs.cs.selector)
+    guest.put(0xC000 + selector, struct.pack("<Q", 0x00AF9B000000FFFF))
+    guest.put(0xB000 + 16 * vector, gate(selector, 0xA000))
+    guest.put(0xA000, b"\x90\x90")
+    sregs.idt.base, sregs.idt.limit = 0xB000, 0xFFF
+    sregs.gdt.base, sregs.gdt.limit = 0xC000, 0xFF
+    guest.vcpu.set_sregs(sregs)
+    assert finish_instruction(guest, guest.vcpu)
+    regs = guest.vcpu.get_regs()
+    # A fault retires no instruction of its own: the first one of its handler ends the step.
+    assert regs.rip == 0xA000 + (vector == 6)
+    frame = struct.unpack("<QQQQQ", guest.get(regs.rsp, 40))
+    assert frame[:2] == (CODE + back, selector) and frame[3] == STACK
+    guest.close()
+
+
+def test_triple_fault_is_told() -> None:
+    guest = Guest(b"\x0f\x0b", "long")
+    seen = []
+    assert finish_instruction(guest, guest.vcpu, lambda vcpu: seen.append(vcpu.record.exit_reason))
+    assert seen == [lib.KVM_EXIT_SHUTDOWN]
     guest.close()
 
 
