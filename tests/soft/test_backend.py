@@ -104,6 +104,38 @@ def test_chips_in_another_vm(make: Make) -> None:
     assert bytes(ffi.buffer(new.get_regs())) == bytes(ffi.buffer(old.get_regs()))
 
 
+def test_apics_by_their_registers(make: Make) -> None:
+    code = bytes.fromhex(
+        "c705f000e0feff010000 c7052003e0fe30000100 c705e003e0fe0b000000"  # SVR 1FFh; timer masked, one-shot; divide by 1
+        "c7058003e0fee8030000 a19003e0fe 85c0 75f7"  # 1000 counts; wait for 0
+        "a13000e0fe e710"  # version to port 10h
+        "c7050000c0fe01000000 a11000c0fe e712 f4"  # the I/O APIC's to port 12h
+    )
+    guest = make(code, "protected", chips=True)
+    versions = []
+    for port in (0x10, 0x12):
+        assert guest.vcpu.run() == IO and guest.vcpu.record.io.port == port
+        versions.append(int.from_bytes(bytes(guest.vcpu.io_data()), "little"))
+        if port == 0x10:
+            assert 1000 < guest.vm.now() < 1030
+    assert versions == [0x50014, 0x170011]
+
+
+def test_x2apic_by_its_msrs(make: Make) -> None:
+    code = bytes.fromhex(
+        "b91b000000 0f32 0d000c0000 0f30"  # APIC_BASE: x2APIC mode
+        "b902080000 0f32 e710"  # ID
+        "b90f080000 b8ff010000 31d2 0f30 b93f080000 b844000000 0f30"  # SVR; self IPI 44h
+        "b922080000 0f32 e712 f4"  # IRR, vectors 40h-5Fh
+    )
+    guest = make(code, "protected", chips=True)
+    seen = []
+    for _ in range(2):
+        assert guest.vcpu.run() == IO
+        seen.append(int.from_bytes(bytes(guest.vcpu.io_data()), "little"))
+    assert seen == [0, 0x10]
+
+
 def test_line_from_another_thread(make: Make) -> None:
     # The 8259s as the BIOS leaves them unmasked; vector 8+4 leads to the handler; hlt with interrupts on, then out.
     code = bytes.fromhex("b011e620b008e621b004e621b001e621b000e621c70630000090c706320000 00fbf4e699f4")
