@@ -23,6 +23,69 @@
 /* The same for a register alone. */
 #define EXEC_WIDE_REG(id, r) SIZES(id, r##16, r##32, r##64)
 
+/* Memory forms twice: by the TLB where the operand is plain RAM, and the slow way with all checks. As the slow way is a tail
+   call, the fast one needs no stack frame, and a read-modify-write looks the page up once. The operand's value is `m`. */
+#define EXEC_SLOW(name) __attribute__((noinline, cold)) static const Insn *name(Cpu *c, const Insn *i)
+#define IN_RAM(address, bits, tag, slow) \
+    const uint64_t at = (address); \
+    const TlbEntry *const entry = tlb_entry(c, at); \
+    if (unlikely(entry->tag != TLB_TAG(at, bits / 8))) \
+        return slow(c, i); \
+    uint8_t *const ram = (uint8_t *)(uintptr_t)(at + entry->addend)
+#define OPERAND_IN_RAM(bits, tag, slow) \
+    if (unlikely(i->flags & INSN_CHECK)) \
+        return slow(c, i); \
+    IN_RAM(mem_offset(c, i) + c->seg_base[i->seg], bits, tag, slow)
+#define EXEC_LOAD(name, bits, ...) \
+    EXEC_SLOW(name##_slow) \
+    { \
+        UINT(bits) m = load##bits(c, i); \
+        __VA_ARGS__; \
+        NEXT(); \
+    } \
+    EXEC(name) \
+    { \
+        OPERAND_IN_RAM(bits, read, name##_slow); \
+        UINT(bits) m; \
+        memcpy(&m, ram, bits / 8); \
+        __VA_ARGS__; \
+        NEXT(); \
+    }
+#define EXEC_STORE(name, bits, value) \
+    EXEC_SLOW(name##_slow) \
+    { \
+        store##bits(c, i, value); \
+        NEXT(); \
+    } \
+    EXEC(name) \
+    { \
+        OPERAND_IN_RAM(bits, write, name##_slow); \
+        UINT(bits) m = (value); \
+        memcpy(ram, &m, bits / 8); \
+        NEXT(); \
+    }
+/* compute: makes r of m; after: what follows the write. */
+#define EXEC_UPDATE(name, bits, compute, after) \
+    EXEC_SLOW(name##_slow) \
+    { \
+        uint64_t at; \
+        UINT(bits) m = load_for_store##bits(c, i, &at); \
+        compute; \
+        write##bits##_linear(c, i, i->seg, at, r); \
+        after; \
+        NEXT(); \
+    } \
+    EXEC(name) \
+    { \
+        OPERAND_IN_RAM(bits, write, name##_slow); \
+        UINT(bits) m; \
+        memcpy(&m, ram, bits / 8); \
+        compute; \
+        memcpy(ram, &r, bits / 8); \
+        after; \
+        NEXT(); \
+    }
+
 /* Instantiates a macro of a width for all of them. */
 #define FOR_WIDTHS(M) M(8) M(16) M(32) M(64)
 #define FOR_WIDE(M) M(16) M(32) M(64)

@@ -26,15 +26,7 @@
         op##_FLAGS(bits); \
         NEXT(); \
     } \
-    EXEC(op##_mr##bits) \
-    { \
-        uint64_t at; \
-        UINT(bits) a = load_for_store##bits(c, i, &at), b = GET##bits(i->reg); \
-        op##_RESULT(bits); \
-        write##bits##_linear(c, i, i->seg, at, r); \
-        op##_FLAGS(bits); \
-        NEXT(); \
-    } \
+    EXEC_UPDATE(op##_mr##bits, bits, UINT(bits) a = m; UINT(bits) b = GET##bits(i->reg); op##_RESULT(bits), op##_FLAGS(bits)) \
     EXEC(op##_gr##bits) \
     { \
         UINT(bits) a = GET##bits(i->reg), b = GET##bits(i->rm); \
@@ -43,14 +35,8 @@
         op##_FLAGS(bits); \
         NEXT(); \
     } \
-    EXEC(op##_gm##bits) \
-    { \
-        UINT(bits) b = load##bits(c, i), a = GET##bits(i->reg); \
-        op##_RESULT(bits); \
-        SET##bits(i->reg, r); \
-        op##_FLAGS(bits); \
-        NEXT(); \
-    } \
+    EXEC_LOAD(op##_gm##bits, bits, UINT(bits) a = GET##bits(i->reg); UINT(bits) b = m; op##_RESULT(bits); SET##bits(i->reg, r); \
+              op##_FLAGS(bits)) \
     EXEC(op##_ri##bits) \
     { \
         UINT(bits) a = GET##bits(i->rm), b = (UINT(bits))i->imm; \
@@ -59,15 +45,7 @@
         op##_FLAGS(bits); \
         NEXT(); \
     } \
-    EXEC(op##_mi##bits) \
-    { \
-        uint64_t at; \
-        UINT(bits) a = load_for_store##bits(c, i, &at), b = (UINT(bits))i->imm; \
-        op##_RESULT(bits); \
-        write##bits##_linear(c, i, i->seg, at, r); \
-        op##_FLAGS(bits); \
-        NEXT(); \
-    }
+    EXEC_UPDATE(op##_mi##bits, bits, UINT(bits) a = m; UINT(bits) b = (UINT(bits))i->imm; op##_RESULT(bits), op##_FLAGS(bits))
 /* Without a destination: CMP by SUB, TEST by AND. */
 #define COMPARE(name, op, bits) \
     EXEC(name##_rr##bits) \
@@ -77,13 +55,7 @@
         op##_FLAGS(bits); \
         NEXT(); \
     } \
-    EXEC(name##_mr##bits) \
-    { \
-        UINT(bits) a = load##bits(c, i), b = GET##bits(i->reg); \
-        op##_RESULT(bits); \
-        op##_FLAGS(bits); \
-        NEXT(); \
-    } \
+    EXEC_LOAD(name##_mr##bits, bits, UINT(bits) a = m; UINT(bits) b = GET##bits(i->reg); op##_RESULT(bits); op##_FLAGS(bits)) \
     EXEC(name##_ri##bits) \
     { \
         UINT(bits) a = GET##bits(i->rm), b = (UINT(bits))i->imm; \
@@ -91,13 +63,7 @@
         op##_FLAGS(bits); \
         NEXT(); \
     } \
-    EXEC(name##_mi##bits) \
-    { \
-        UINT(bits) a = load##bits(c, i), b = (UINT(bits))i->imm; \
-        op##_RESULT(bits); \
-        op##_FLAGS(bits); \
-        NEXT(); \
-    }
+    EXEC_LOAD(name##_mi##bits, bits, UINT(bits) a = m; UINT(bits) b = (UINT(bits))i->imm; op##_RESULT(bits); op##_FLAGS(bits))
 /* CMP has the forms with the register first too. */
 #define COMPARE_REVERSED(name, op, bits) \
     EXEC(name##_gr##bits) \
@@ -107,13 +73,7 @@
         op##_FLAGS(bits); \
         NEXT(); \
     } \
-    EXEC(name##_gm##bits) \
-    { \
-        UINT(bits) b = load##bits(c, i), a = GET##bits(i->reg); \
-        op##_RESULT(bits); \
-        op##_FLAGS(bits); \
-        NEXT(); \
-    }
+    EXEC_LOAD(name##_gm##bits, bits, UINT(bits) a = GET##bits(i->reg); UINT(bits) b = m; op##_RESULT(bits); op##_FLAGS(bits))
 
 #define ALU_EXEC(op) \
     EXEC_BYTE(op##_EbGb, op##_rr8, op##_mr8) \
@@ -168,15 +128,7 @@ EXEC_WIDE(test_EvIz1, test_ri, test_mi)
         op##_FLAGS(bits); \
         NEXT(); \
     } \
-    EXEC(op##_m##bits) \
-    { \
-        uint64_t at; \
-        UINT(bits) a = load_for_store##bits(c, i, &at); \
-        op##_RESULT(bits); \
-        write##bits##_linear(c, i, i->seg, at, r); \
-        op##_FLAGS(bits); \
-        NEXT(); \
-    }
+    EXEC_UPDATE(op##_m##bits, bits, UINT(bits) a = m; op##_RESULT(bits), op##_FLAGS(bits))
 #define UNARY_WIDTHS(op) \
     UNARY(op, 8) UNARY(op, 16) UNARY(op, 32) UNARY(op, 64) \
     EXEC_BYTE(op##_Eb, op##_r8, op##_m8) \

@@ -3,11 +3,11 @@
 
 #define MOV(bits) \
     EXEC(mov_rr##bits) { SET##bits(i->rm, GET##bits(i->reg)); NEXT(); } \
-    EXEC(mov_mr##bits) { store##bits(c, i, GET##bits(i->reg)); NEXT(); } \
+    EXEC_STORE(mov_mr##bits, bits, GET##bits(i->reg)) \
     EXEC(mov_gr##bits) { SET##bits(i->reg, GET##bits(i->rm)); NEXT(); } \
-    EXEC(mov_gm##bits) { SET##bits(i->reg, load##bits(c, i)); NEXT(); } \
+    EXEC_LOAD(mov_gm##bits, bits, SET##bits(i->reg, m)) \
     EXEC(mov_ri##bits) { SET##bits(i->rm, (UINT(bits))i->imm); NEXT(); } \
-    EXEC(mov_mi##bits) { store##bits(c, i, (UINT(bits))i->imm); NEXT(); } \
+    EXEC_STORE(mov_mi##bits, bits, (UINT(bits))i->imm) \
     EXEC(mov_am##bits) { SET##bits(RAX, load##bits(c, i)); NEXT(); } \
     EXEC(mov_ma##bits) { store##bits(c, i, GET##bits(RAX)); NEXT(); }
 FOR_WIDTHS(MOV)
@@ -32,9 +32,9 @@ EXEC_WIDE_REG(lea, lea_m)
 /* from: width of the source, to: of the destination. */
 #define EXTEND(from, to) \
     EXEC(movzx##from##_r##to) { SET##to(i->reg, (UINT(to))GET##from(i->rm)); NEXT(); } \
-    EXEC(movzx##from##_m##to) { SET##to(i->reg, (UINT(to))load##from(c, i)); NEXT(); } \
+    EXEC_LOAD(movzx##from##_m##to, from, SET##to(i->reg, (UINT(to))m)) \
     EXEC(movsx##from##_r##to) { SET##to(i->reg, (UINT(to))(INT(to))(INT(from))GET##from(i->rm)); NEXT(); } \
-    EXEC(movsx##from##_m##to) { SET##to(i->reg, (UINT(to))(INT(to))(INT(from))load##from(c, i)); NEXT(); }
+    EXEC_LOAD(movsx##from##_m##to, from, SET##to(i->reg, (UINT(to))(INT(to))(INT(from))m))
 EXTEND(8, 16)
 EXTEND(8, 32)
 EXTEND(8, 64)
@@ -48,7 +48,7 @@ EXEC_WIDE(movsx_GvEw, movsx16_r, movsx16_m)
 
 /* Without REX.W MOVSXD is a plain move; with 66 it reads 16 bits only. */
 EXEC(movsxd_r64) { SET64(i->reg, (uint64_t)(int64_t)(int32_t)GET32(i->rm)); NEXT(); }
-EXEC(movsxd_m64) { SET64(i->reg, (uint64_t)(int64_t)(int32_t)load32(c, i)); NEXT(); }
+EXEC_LOAD(movsxd_m64, 32, SET64(i->reg, (uint64_t)(int64_t)(int32_t)m))
 REG_MEM_SIZES(movsxd, mov_gr16, mov_gr32, movsxd_r64, mov_gm16, mov_gm32, movsxd_m64)
 
 #define SWAP16 __builtin_bswap16

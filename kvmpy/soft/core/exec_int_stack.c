@@ -8,24 +8,29 @@
 PUSH(16)
 PUSH(32)
 /* Operand size 64: the stack pointer is RSP and SS has no base. */
-EXEC(push_r64)
+#define PUSH64(name, value) \
+    EXEC_SLOW(name##_slow) { mem_push(c, i, 8, value); NEXT(); } \
+    EXEC(name) \
+    { \
+        IN_RAM(c->gpr[RSP] - 8, 64, write, name##_slow); \
+        memcpy(ram, &(value), 8); \
+        c->gpr[RSP] = at; \
+        NEXT(); \
+    }
+PUSH64(push_r64, c->gpr[i->rm])
+PUSH64(push_i64, i->imm)
+EXEC_SLOW(pop_r64_slow)
 {
-    uint64_t sp = c->gpr[RSP] - 8;
-    write64_linear(c, i, SEG_SS, sp, c->gpr[i->rm]);
-    c->gpr[RSP] = sp;
-    NEXT();
-}
-EXEC(push_i64)
-{
-    uint64_t sp = c->gpr[RSP] - 8;
-    write64_linear(c, i, SEG_SS, sp, i->imm);
-    c->gpr[RSP] = sp;
+    uint64_t v = mem_pop(c, i, 8);
+    c->gpr[i->rm] = v;
     NEXT();
 }
 EXEC(pop_r64)
 {
-    uint64_t sp = c->gpr[RSP], v = read64_linear(c, i, SEG_SS, sp);
-    c->gpr[RSP] = sp + 8;
+    IN_RAM(c->gpr[RSP], 64, read, pop_r64_slow);
+    uint64_t v;
+    memcpy(&v, ram, 8);
+    c->gpr[RSP] = at + 8;
     c->gpr[i->rm] = v;
     NEXT();
 }
