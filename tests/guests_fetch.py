@@ -4,6 +4,7 @@ apt-get downloads the packages, dpkg unpacks them; nothing is installed and no r
     vmlinuz, vmlinux     linux-image-cloud-amd64, and the ELF file inside
     initrd.cpio.gz       busybox-static and guests/linux/init
     memtest64.bin        memtest86+
+    ipxe.lkrn, memdisk   ipxe, syslinux-common: programs that live on BIOS services
 """
 
 from __future__ import annotations
@@ -80,6 +81,8 @@ def fetch() -> None:
         where = Path(scratch)
         memtest = unpack("memtest86+", where)
         shutil.copyfile(_one(memtest, "boot/*x64.bin"), CACHE / "memtest64.bin")
+        shutil.copyfile(_one(unpack("ipxe", where), "**/ipxe.lkrn"), CACHE / "ipxe.lkrn")
+        shutil.copyfile(_one(unpack("syslinux-common", where), "**/memdisk"), CACHE / "memdisk")
         busybox = _one(unpack("busybox-static", where), "**/bin/busybox")
         kernel = _one(unpack(kernel_package(), where), "boot/vmlinuz-*")
         initrd.build(CACHE, kernel, busybox, INIT)
