@@ -130,8 +130,16 @@ sanitize: setup
 linux: setup
 	@$(VENV)/bin/python -m tests.guests_fetch
 
-oracle: setup
-	@$(VENV)/bin/python -m tests.oracle
+# Compares the core's instructions with the host's: the program links the core's objects.
+ORACLE := build/oracle/oracle
+$(ORACLE): $(wildcard tests/oracle/*.c tests/oracle/*.h) $(CORE_O)
+	@mkdir -p $(@D)
+	$(CC) $(OPT) $(CFLAGS_COMMON) $(WERROR) -Itests/oracle $(filter %.c %.o,$^) -lm -lpthread -o $@
+
+ORACLE_ARGS ?= -n 1000
+oracle: setup $(ORACLE)
+	@$(ORACLE) $(ORACLE_ARGS)
+	@$(ORACLE) -f $(ORACLE_ARGS) vf
 
 clean:
 	rm -rf build dist kvmpy/blobs kvmpy/_native*.so kvmpy/_native*.c *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

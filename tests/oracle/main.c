@@ -1,11 +1,12 @@
-/* oracle [-n COUNT] [-s SEED] [-a] [ID...]: compares COUNT random cases of each vector instruction (-a: of every user-mode
-   instruction that does not jump; ID: of the lines whose id starts so). Prints what differs; exits with 1 where anything does. */
+/* oracle [-n COUNT] [-s SEED] [-a] [-f] [ID...]: compares COUNT random cases of each vector instruction (-a: of every user-mode
+   instruction that does not jump; ID: of the lines whose id starts so; -f: with the portable FMA). Prints what differs; exits with 1 where anything does. */
 #include <cpuid.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "oracle.h"
+#include "vec_fp.h"
 
 static const struct { uint32_t leaf, reg, bit; } feature_bits[] = {
 #define FEATURE(name, leaf, reg, bit) {leaf, reg, bit},
@@ -18,8 +19,9 @@ static bool host_has(unsigned feature)
     uint32_t r[4];
     if (feature == FEAT_ALWAYS)
         return true;
-    return __get_cpuid_count(feature_bits[feature].leaf & 0xfffffff0u ? feature_bits[feature].leaf : feature_bits[feature].leaf,
-                             0, &r[0], &r[1], &r[2], &r[3]) && r[feature_bits[feature].reg] >> feature_bits[feature].bit & 1;
+    uint32_t leaf = feature_bits[feature].leaf, subleaf = leaf == 0x1000d; /* subleaf 1 of leaf 0xD, see feature.def */
+    return __get_cpuid_count(subleaf ? 0xd : leaf, subleaf, &r[0], &r[1], &r[2], &r[3]) &&
+           r[feature_bits[feature].reg] >> feature_bits[feature].bit & 1;
 }
 
 static unsigned differences(const State *core, const State *host, const InsnInfo *info, bool print)
@@ -86,6 +88,8 @@ static bool wanted(unsigned id, bool all, char **names, int count)
     }
     if (info->attributes & (A_NOTEST | A_END | A_CPL0 | A_IO | A_JUMP | A_CALL | A_RET))
         return false;
+    if ((info->key & K_NO64) == K_NO64)
+        return false;
     return all || info->attributes & A_VEC;
 }
 
@@ -94,13 +98,15 @@ int main(int argc, char **argv)
     unsigned count = 100, failed = 0, compared = 0, lines = 0, absent = 0;
     uint64_t seed = 1;
     bool all = false;
-    for (int option; (option = getopt(argc, argv, "n:s:a")) != -1;) {
+    for (int option; (option = getopt(argc, argv, "n:s:af")) != -1;) {
         if (option == 'n')
             count = (unsigned)atoi(optarg);
         else if (option == 's')
             seed = strtoull(optarg, NULL, 0);
         else if (option == 'a')
             all = true;
+        else if (option == 'f')
+            fma_on_host = 0;
         else
             return 2;
     }

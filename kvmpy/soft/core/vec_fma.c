@@ -9,13 +9,13 @@ enum { FORM_132, FORM_213, FORM_231 };
 #define NEGATE_PRODUCT 1u
 #define NEGATE_ADDEND 2u
 
-static int host_has_fma = -1;
+int fma_on_host = -1;
 
 static bool use_host(void)
 {
-    if (unlikely(host_has_fma < 0))
-        host_has_fma = __builtin_cpu_supports("fma") != 0;
-    return host_has_fma;
+    if (unlikely(fma_on_host < 0))
+        fma_on_host = __builtin_cpu_supports("fma") != 0;
+    return fma_on_host;
 }
 
 /* ---- portable ---- */
@@ -36,7 +36,7 @@ static bool use_host(void)
     { \
         const uint##bits##_t sign = (uint##bits##_t)1 << (bits - 1), quiet = (uint##bits##_t)1 << (mantissa - 1); \
         const uint##bits##_t infinity = (uint##bits##_t)exponent_max << mantissa; \
-        uint##bits##_t a = form == FORM_231 ? y : x, b = form == FORM_213 ? y : z; \
+        uint##bits##_t a = form == FORM_132 ? x : y, b = form == FORM_213 ? x : z; \
         uint##bits##_t addend = form == FORM_132 ? y : form == FORM_213 ? z : x; \
         uint##bits##_t in[3] = {a, b, addend}; \
         uint32_t flags = 0; \
@@ -75,7 +75,7 @@ static bool use_host(void)
             r.u = sign | infinity | quiet; \
             flags = (flags & MXCSR_DE) | MXCSR_IE; \
         } \
-        if (host & MXCSR_FTZ && is_denormal##bits(r.u)) { \
+        if (host & MXCSR_FTZ && (is_denormal##bits(r.u) || flags & MXCSR_UE)) { \
             r.u &= sign; \
             flags |= MXCSR_UE | MXCSR_PE; \
         } \

@@ -6,6 +6,8 @@
 
 #include "vec.h"
 
+extern int fma_on_host; /* does the host's FMA execute the guest's? -1: not asked yet; tests set 0 */
+
 INLINE __m128i xmm_get(const void *p) { return _mm_loadu_si128(p); }
 INLINE void xmm_put(void *p, __m128i v) { _mm_storeu_si128(p, v); }
 INLINE __m128i xmm_of32(uint32_t v) { return _mm_cvtsi32_si128((int)v); }
