@@ -78,7 +78,7 @@ def run(arguments: Namespace) -> int:
     # The terminal is itself again from here on.
     if not isinstance(verdict, Crashed):
         log(f"{verdict} after {time.monotonic() - began:.2f} s")
-    code = status.of(verdict, until=arguments.until is not None)
+    code = status.of(verdict)
     for line in report:
         tell(line)
     if arguments.json:

@@ -9,6 +9,7 @@ USAGE = 64
 BAD_IMAGE = 65
 UNAVAILABLE = 69
 CRASHED = 70
+HALTED = 71
 TIMEOUT = 124
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -16,25 +17,24 @@ BROKEN_PIPE = 141
 TABLE = """\
 exit status of kvmpy run:
   the guest's   low 8 bits of what it wrote to the debug-exit port 0xF4
-  0    it powered off, halted for good, or reset under --no-reboot; --until saw its text; Ctrl-A x
+  0    it powered off, or reset under --no-reboot; --until saw its text; Ctrl-A x
   64   wrong usage, or a machine that cannot be built so
   65   the image, initrd or disk cannot be used
   69   the host lacks something, or refused it
-  70   the guest crashed, or ended in another way than --until asked for
+  70   the guest crashed
+  71   the guest halted for good, without saying how it ended
   124  --timeout
   130  Ctrl-C
   141  nobody reads standard output any more
 """
 
 
-def of(verdict: Verdict, until: bool = False) -> int:
-    """The exit status for a verdict. With `until`, a guest that halts without having said the text has failed."""
+def of(verdict: Verdict) -> int:
+    """The exit status for a verdict. Halting is no success: a kernel that panics does it too."""
     if isinstance(verdict, GuestExit):
         return verdict.code & 0xFF
     if isinstance(verdict, Crashed):
         return CRASHED
     if isinstance(verdict, Stopped):
         return {"timeout": TIMEOUT, "interrupt": INTERRUPTED, "output": BROKEN_PIPE, "debug": CRASHED}.get(verdict.why, OK)
-    if until and isinstance(verdict, Halted):
-        return CRASHED
-    return OK
+    return HALTED if isinstance(verdict, Halted) else OK

@@ -75,7 +75,7 @@ def test_help_is_quick_and_tells_the_exit_statuses():
     began = time.monotonic()
     result = kvmpy("run", "--help")
     assert result.returncode == 0 and time.monotonic() - began < 5
-    for text in ("64", "65", "69", "70", "124", "130", "--until", "Ctrl-A x"):
+    for text in ("64", "65", "69", "70", "71", "124", "130", "--until", "Ctrl-A x"):
         assert text in result.stdout
     probe = "import sys; import kvmpy.cli.main as m; m.build_parser(); print('kvmpy.native' in sys.modules, 'ctypes' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=30, env=ENVIRONMENT)
@@ -136,8 +136,8 @@ def test_timeout_until_and_halted(guest):
     assert run(guest(SPIN), "--timeout", "0.2").returncode == 124
     result = run(guest(say("ready to go") + SPIN), "--until", "ready to", "--timeout", "20")
     assert (result.returncode, result.stdout[:8]) == (0, "ready to")
-    assert run(guest(HALT), "--timeout", "20").returncode == 0
-    assert run(guest(say("no") + HALT), "--until", "yes", "--timeout", "20").returncode == 70
+    assert run(guest(HALT), "--timeout", "20").returncode == 71
+    assert run(guest(say("no") + HALT), "--until", "yes", "--timeout", "20").returncode == 71
 
 
 @needs_backend
