@@ -119,7 +119,7 @@ bench: setup
 
 # The whole module with ASan and UBSan, loaded under the sanitizers' runtime; Python's own leaks are not reported.
 SAN := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g
-SAN_TESTS ?= $(wildcard tests/soft tests/kvm)
+SAN_TESTS ?= $(wildcard tests/soft tests/kvm tests/backends)
 sanitize: setup
 	@mkdir -p build/sanitize/site/kvmpy
 	@$(MAKE) --no-print-directory native NATIVE=build/sanitize/_native.abi3.so NATIVE_OBJ=build/sanitize OPT="-O1 $(SAN)" LDFLAGS="$(SAN)"
