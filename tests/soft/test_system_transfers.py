@@ -425,6 +425,13 @@ def test_single_step(mode: str) -> None:
     assert debug.dr6 & 0x4000
 
 
+@pytest.mark.parametrize("mode", ("real", "prot32", "long"))
+def test_software_interrupt_is_not_trapped(mode: str) -> None:
+    guest = Guest("pushf\norw $0x100,(%esp)\npopf\nint $0x40\nhlt", mode)
+    guest.finish()
+    assert guest.vector == 0x40
+
+
 def _debug(guest: Guest) -> Any:
     debug = ffi.new("struct kvm_debugregs *")
     assert lib.kp_vcpu_get_debugregs(guest.cpu, debug) == 0
@@ -523,6 +530,45 @@ def test_xsetbv_and_xgetbv() -> None:
     guest.set_system(cr4=guest.sregs.cr4 | 0x40000)
     assert guest.fault() == (GP, 0)
     assert guest.regs.rbx == 7
+
+
+def test_time_stamp_counts_instructions_under_virtual_time() -> None:
+    guest = Guest("rdtsc\nmov %eax,%ebx\nnop\nnop\nrdtsc\nsub %ebx,%eax\nhlt", "long")
+    assert guest.finish().rax == 4
+
+
+def test_rdtsc_and_cpuid_registers() -> None:
+    guest = Guest("mov $0xffffffff00000000,%rax\nmov $-1,%rbx\nxor %ecx,%ecx\ncpuid\nhlt", "long")
+    regs = guest.finish()
+    assert struct.pack("<III", regs.rbx, regs.rdx, regs.rcx) == b"GenuineIntel" and regs.rax >> 32 == 0
+    guest = Guest("rdtsc", "prot32", cpl=3)
+    guest.set_system(cr4=4)
+    assert guest.fault() == (GP, 0)
+
+
+def _vendor(guest: Guest, name: bytes) -> None:
+    table = ffi.new("struct kvm_cpuid_entry2[256]")
+    count = lib.kp_vcpu_get_cpuid(guest.cpu, table, 256)
+    table[0].ebx, table[0].edx, table[0].ecx = struct.unpack("<III", name)
+    assert lib.kp_vcpu_set_cpuid(guest.cpu, table, count) == 0
+
+
+def test_amd_syscall_from_compatibility_mode() -> None:
+    guest = Guest("syscall", "compat", cpl=3)
+    _vendor(guest, b"AuthenticAMD")
+    guest.set_msr(0xC0000081, CODE64 << 32)
+    guest.set_msr(0xC0000083, HANDLER)
+    guest.write(HANDLER, b"\xf4")
+    regs = guest.finish()
+    assert (regs.rip, regs.rcx, guest.sregs.cs.l) == (HANDLER + 1, CODE + 2, 1)
+
+
+@pytest.mark.parametrize(("name", "zero"), ((b"GenuineIntel", False), (b"AuthenticAMD", True)))
+def test_cpuid_out_of_range(name: bytes, zero: bool) -> None:
+    guest = Guest("mov $0x7fff0000,%eax\nxor %ecx,%ecx\ncpuid\nmov %eax,%esi\nmov %ebx,%edi\nmov $0x15,%eax\ncpuid\nhlt", "long")
+    _vendor(guest, name)
+    regs = guest.finish()
+    assert (regs.rsi, regs.rdi) == ((0, 0) if zero else (regs.rax, regs.rbx)) and regs.rax == 1000
 
 
 def test_random_numbers_repeat_under_virtual_time() -> None:

@@ -347,7 +347,9 @@ static void step_alone(Cpu *c)
         c->shadow = 0;
     if ((flags_before & FL_RF) && (c->eflags & FL_RF) && !is_insn(r->alone, "iret"))
         c->eflags &= ~FL_RF;
-    if (((flags_before & FL_TF) || (c->guest_debug.control & KVM_GUESTDBG_SINGLESTEP)) && c->shadow != 2)
+    /* INT n and its like clear TF before the trap would be taken (SDM 3B 18.3.1.4) */
+    bool trap = flags_before & FL_TF && !(is_insn(r->alone, "int") && !(c->eflags & FL_TF));
+    if ((trap || (c->guest_debug.control & KVM_GUESTDBG_SINGLESTEP)) && c->shadow != 2)
         c->pending_debug |= 0x4000;
 }
 

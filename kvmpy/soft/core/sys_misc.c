@@ -1,8 +1,8 @@
 /* HLT, time-stamp counter, CPUID, random numbers, MONITOR and MWAIT, hypercalls. SDM 2. */
 #include <sys/random.h>
 
+#include "block.h"
 #include "system.h"
-#include "vm.h"
 
 EXEC(halt)
 {
@@ -18,9 +18,13 @@ static void check_tsd(Cpu *c, const Insn *i)
         raise_gp0(c, i);
 }
 
-static void give_tsc(Cpu *c)
+/* The budget is taken off for a whole block at its entry; virtual time counts up to this instruction. */
+static void give_tsc(Cpu *c, const Insn *i)
 {
+    int64_t ahead = i->block && c->vm->virtual_clock ? i->block->count - (i + 1 - i->block->insn) : 0;
+    c->budget += ahead;
     uint64_t tsc = cpu_tsc(c);
+    c->budget -= ahead;
     c->gpr[RAX] = (uint32_t)tsc;
     c->gpr[RDX] = tsc >> 32;
 }
@@ -28,13 +32,13 @@ static void give_tsc(Cpu *c)
 EXEC(read_tsc)
 {
     check_tsd(c, i);
-    give_tsc(c);
+    give_tsc(c, i);
     NEXT();
 }
 EXEC(read_tscp)
 {
     check_tsd(c, i);
-    give_tsc(c);
+    give_tsc(c, i);
     c->gpr[RCX] = (uint32_t)c->tsc_aux;
     NEXT();
 }
