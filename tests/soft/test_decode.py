@@ -6,7 +6,7 @@ from itertools import combinations
 
 import pytest
 
-from tests.soft.insn_lines import A_LOCK, Line, decode, table
+from tests.soft.insn_lines import A_LOCK, Line, decode, disassemble, table
 
 
 def of(text: str, mode: int = 64) -> tuple[str, int] | None:
@@ -169,6 +169,12 @@ def test_vex_prefix_or_les() -> None:
     assert vex is not None and vex[0] == "andn"
     les = of("c4 03", 32)
     assert les is None or les[1] == 2
+
+
+def test_fourth_register_of_eight() -> None:
+    """Outside 64-bit mode the top bit of the register in an immediate is ignored."""
+    code = bytes.fromhex("c4 e3 7d 4c 03 90")
+    assert disassemble(code, 64)[1].endswith(",ymm9") and disassemble(code, 32)[1].endswith(",ymm1")
 
 
 def overlap(a: Line, b: Line) -> bool:

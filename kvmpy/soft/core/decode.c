@@ -509,6 +509,8 @@ int decode(const Cpu *c, const uint8_t *bytes, unsigned avail, uint64_t rip, uin
     i->next_rip = (rip + r.at) & (mode64 ? ~0ull : mode_size == MODE_32 ? 0xffffffffull : 0xffffull);
     if (relative)
         i->disp += i->next_rip;
+    if (!mode64 && (l->imm[0] == IMM_IS4 || l->imm[1] == IMM_IS4))
+        i->imm2 &= 7;
     if (l->imm[0] == IMM_JB || l->imm[0] == IMM_JZ) {
         i->imm = (i->imm + i->next_rip) & size_mask(i->osize);
         if (mode64 && !is_canonical(i->imm))
