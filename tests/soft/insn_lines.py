@@ -130,7 +130,7 @@ class Line:
 
 @cache
 def table() -> tuple[Line, ...]:
-    lines = []
+    lines: list[Line] = []
     info = ffi.new("struct kp_insn_info *")
     while lib.kp_insn_info(len(lines), info) == 0:
         operands = ffi.string(info.operands).decode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ def make() -> Iterator[Make]:
         guest.close()
 
 
-def run(guest: Guest) -> object:
+def run(guest: Guest) -> Any:
     """Runs to the closing HLT; the registers."""
     assert guest.vcpu.run() == lib.KVM_EXIT_HLT
     return guest.vcpu.get_regs()
@@ -205,3 +206,17 @@ def test_near_return_to_an_address_that_is_not_canonical(make: Make) -> None:
     assert guest.vcpu.run() == lib.KVM_EXIT_SHUTDOWN
     regs = guest.vcpu.get_regs()
     assert (regs.rip, regs.rsp) == (CODE, 0x6000)
+
+
+@pytest.mark.parametrize(
+    ("code", "vector"),
+    [("c4 e2 60 f2 c1", 6), ("66 " * 15 + "90", 13), ("f0 90", 6), ("0f 0b", 6), ("f0 89 c0", 6), ("d4 00", 0), ("f6 f0", 0)],
+    ids=["VEX in real mode", "16 bytes", "LOCK NOP", "UD2", "LOCK MOV", "AAM 0", "DIV by 0"],
+)
+def test_faults_in_real_mode(make: Make, code: str, vector: int) -> None:
+    guest = make(code, "real")
+    guest.put(vector * 4, struct.pack("<HH", 0x9000, 0))
+    guest.put(0x9000, b"\xf4")
+    regs = run(guest)
+    assert regs.rip == 0x9001
+    assert struct.unpack("<H", guest.get(regs.rsp, 2))[0] == CODE
