@@ -282,6 +282,7 @@ static void on_fault(Cpu *c)
             deliver(c, EXC_DB, EVENT_EXCEPTION, false, 0);
             return;
         }
+        c->eflags |= FL_RF; /* SDM 3B 18.3.1.1; delivery clears it, a shutdown leaves it to be seen */
     }
     deliver(c, vector, kind, has_error, error);
 }
