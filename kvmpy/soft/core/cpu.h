@@ -164,7 +164,8 @@ struct Cpu {
     uint8_t shadow;  /* interrupts are inhibited until one more instruction has ended: 1 after STI, 2 after MOV/POP SS */
     TlbEntry *tlb;   /* table of the present privilege */
     uint64_t seg_base[SEG_COUNT]; /* what an offset gets added: base of seg[], but 0 for ES, CS, SS, DS in 64-bit mode */
-    uint64_t tlb_generation; /* changes with each flush: links between pages check it */
+    uint64_t tlb_generation; /* changes with each flush and with CS.base: links between pages check it */
+    uint64_t code_base;      /* CS.base that the generation stands for */
     const Insn *insn;        /* the instruction that faulted or took a slow path last */
     struct JumpCacheEntry *jump; /* blocks by RIP, see block.h */
     struct RunState *run;    /* private to the run loop, see run.h */

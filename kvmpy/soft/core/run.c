@@ -285,6 +285,11 @@ static void on_fault(Cpu *c)
         c->eflags |= FL_RF; /* SDM 3B 18.3.1.1; delivery clears it, a shutdown leaves it to be seen */
     }
     deliver(c, vector, kind, has_error, error);
+    if (r->stop_at != NEVER) { /* a step of the host ends with the exception taken, before its handler's first instruction */
+        r->stop_at = 0;
+        c->vm->slice -= c->budget;
+        c->budget = 0;
+    }
 }
 
 /* The instruction that has to run alone, or is abandoned for an answer of user space: back to before it. */

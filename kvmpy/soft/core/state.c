@@ -5,6 +5,7 @@
 #include "fpenv.h"
 #include "insn.h"
 #include "system.h"
+#include "vm.h"
 
 static bool seg_is_flat(const struct kvm_segment *s)
 {
@@ -50,6 +51,10 @@ void cpu_update_mode(Cpu *c)
         c->seg_base[s] = c->seg[s].base;
     if (long64)
         c->seg_base[SEG_ES] = c->seg_base[SEG_CS] = c->seg_base[SEG_SS] = c->seg_base[SEG_DS] = 0;
+    if (c->code_base != c->seg_base[SEG_CS]) { /* the same RIP is other code now: what finds blocks by RIP alone must not */
+        c->code_base = c->seg_base[SEG_CS];
+        c->tlb_generation = ++c->vm->generation;
+    }
     cpu_update_tlb(c);
     update_denials(c);
 }
