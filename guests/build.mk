@@ -1,0 +1,54 @@
+# Guests: build/guests/NAME.elf (32 and 64 bits) and NAME.bin (boot sectors); the hello guests are shipped as kvmpy/blobs/.
+# guests/NAME.c or NAME.S is one guest; which list it stands in says how it is built.
+GUESTS_64        := hello64
+GUESTS_32        := hello32
+GUESTS_MULTIBOOT := multiboot1 multiboot2
+GUESTS_SECTOR    := hello16
+GUESTS_SHIPPED   := hello64.elf hello32.elf hello16.bin
+
+BLOBS += $(GUESTS_SHIPPED:%=kvmpy/blobs/%)
+
+GUEST_DIR   := build/guests
+GUEST_CC     = $(CC) -std=gnu11 -O2 -g0 -Wall -Wextra -Werror -ffreestanding -nostdlib -static -no-pie -fno-pic -fno-stack-protector \
+               -fno-asynchronous-unwind-tables -mno-red-zone -mgeneral-regs-only -fcf-protection=none -fno-tree-loop-distribute-patterns \
+               -Iguests/lib -MMD -MP
+GUEST_LD     = ld -z noexecstack -z max-page-size=4096 --no-warn-rwx-segments --build-id=none
+GUEST_LIB    := $(patsubst guests/lib/%,%,$(sort $(filter-out guests/lib/start%.S guests/lib/multiboot.S,$(wildcard guests/lib/*.c guests/lib/*.S))))
+GUEST_LIB_64 := $(GUEST_LIB:%=$(GUEST_DIR)/64/lib/%.o) $(GUEST_DIR)/64/lib/start64.S.o
+GUEST_LIB_32 := $(GUEST_LIB:%=$(GUEST_DIR)/32/lib/%.o)
+
+$(GUEST_DIR)/64/%.o: guests/%
+	@mkdir -p $(@D)
+	$(GUEST_CC) -m64 -march=x86-64 -mcmodel=small -c $< -o $@
+
+$(GUEST_DIR)/32/%.o: guests/%
+	@mkdir -p $(@D)
+	$(GUEST_CC) -m32 -march=i486 -c $< -o $@
+
+$(GUEST_DIR)/32/lib/multiboot2.o: guests/lib/multiboot.S
+	@mkdir -p $(@D)
+	$(GUEST_CC) -m32 -DMULTIBOOT2 -c $< -o $@
+
+$(GUEST_DIR)/32/lib/multiboot1.o: guests/lib/multiboot.S
+	@mkdir -p $(@D)
+	$(GUEST_CC) -m32 -c $< -o $@
+
+$(GUESTS_64:%=$(GUEST_DIR)/%.elf): $(GUEST_DIR)/%.elf: $(GUEST_DIR)/64/%.c.o $(GUEST_LIB_64) guests/lib/guest64.ld
+	$(GUEST_LD) -m elf_x86_64 -T guests/lib/guest64.ld $(filter %.o,$^) -o $@
+
+$(GUESTS_32:%=$(GUEST_DIR)/%.elf): $(GUEST_DIR)/%.elf: $(GUEST_DIR)/32/%.c.o $(GUEST_LIB_32) $(GUEST_DIR)/32/lib/start32.S.o guests/lib/guest32.ld
+	$(GUEST_LD) -m elf_i386 -T guests/lib/guest32.ld $(filter %.o,$^) -o $@
+
+$(GUESTS_MULTIBOOT:%=$(GUEST_DIR)/%.elf): $(GUEST_DIR)/%.elf: $(GUEST_DIR)/32/%.c.o $(GUEST_LIB_32) $(GUEST_DIR)/32/lib/%.o guests/lib/guest32.ld
+	$(GUEST_LD) -m elf_i386 -T guests/lib/guest32.ld $(filter %.o,$^) -o $@
+
+$(GUESTS_SECTOR:%=$(GUEST_DIR)/%.bin): $(GUEST_DIR)/%.bin: $(GUEST_DIR)/32/%.S.o
+	ld -m elf_i386 --oformat binary -Ttext 0x7C00 -e _start $< -o $@
+
+kvmpy/blobs/%: $(GUEST_DIR)/%
+	@mkdir -p $(@D)
+	cp $< $@
+
+guests: $(GUESTS_64:%=$(GUEST_DIR)/%.elf) $(GUESTS_32:%=$(GUEST_DIR)/%.elf) $(GUESTS_MULTIBOOT:%=$(GUEST_DIR)/%.elf) $(GUESTS_SECTOR:%=$(GUEST_DIR)/%.bin)
+
+-include $(wildcard $(GUEST_DIR)/64/*.d $(GUEST_DIR)/64/lib/*.d $(GUEST_DIR)/32/*.d $(GUEST_DIR)/32/lib/*.d)

@@ -1,0 +1,104 @@
+"""Every guest of guests/ on every backend of this host: it states its own verdict, and its serial output is looked at."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvmpy.errors import KvmpyError
+from kvmpy.kvm.probe import ask, unavailable
+from kvmpy.machine import Machine
+from kvmpy.verdicts import GuestExit
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = ROOT / "build" / "guests"
+SECONDS = 50
+SKIPPED = 77  # a guest's own word that there is nothing for it to test here
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A guest file, how to start it, what it must print, and what it needs of a KVM (names of kvmpy.kvm.probe)."""
+
+    file: str
+    lines: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+    name: str = ""
+    boot: str | None = None
+    append: str = ""
+    memory: str = "64M"
+    cpus: int = 1
+    disk: bool = False
+    input: Callable[[Machine], None] | None = None
+    backends: tuple[str, ...] = ("soft", "kvm")
+    clock: str = "host"
+
+    def __str__(self) -> str:
+        return self.name or self.file.partition(".")[0]
+
+
+def _all_good(name: str) -> str:
+    return f"{name}: all "
+
+
+GUESTS = [
+    Guest("hello64.elf", ("Hello from 64-bit mode!", "2262 primes below 20000", "Goodbye: all is well."), append="one two=2"),
+    Guest("hello64.elf", ("Hello from 64-bit mode!", "Goodbye: all is well."), name="hello64-elf", boot="elf"),
+    Guest("hello64.elf", ("Hello from 64-bit mode!", "Goodbye: all is well."), name="hello64-virtual", clock="virtual", backends=("soft",)),
+    Guest("hello32.elf", ("Hello from 32-bit protected mode", _all_good("hello32"))),
+    Guest("hello32.elf", ("Hello from 32-bit protected mode", _all_good("hello32")), name="hello32-elf", boot="elf"),
+    Guest("hello16.bin", ("Hello from real mode", "hello16: all checks good")),
+    Guest("hello16.bin", ("Hello from real mode", "hello16: all checks good"), name="hello16-sector", boot="sector"),
+    Guest("multiboot1.elf", ("Hello from multiboot 1", "one=1", _all_good("multiboot1")), append="one=1"),
+    Guest("multiboot2.elf", ("Hello from multiboot 2", 'command line "one=1"', _all_good("multiboot2")), append="one=1"),
+]
+
+
+@cache
+def built() -> str:
+    """Builds the guests; why not, if not."""
+    for tool in ("make", "gcc", "ld"):
+        if not shutil.which(tool):
+            return f"{tool} is missing"
+    done = subprocess.run(["make", "-s", "guests"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return ""
+
+
+def _cases() -> list[Any]:
+    return [pytest.param(guest, backend, id=f"{guest}-{backend}") for guest in GUESTS for backend in guest.backends]
+
+
+@pytest.mark.parametrize(("guest", "backend"), _cases())
+def test_guest(guest: Guest, backend: str) -> None:
+    if why := built():
+        pytest.skip(why)
+    if backend == "kvm":
+        if why := unavailable():
+            pytest.skip(why)
+        for need in guest.needs:
+            if not ask(need):
+                pytest.skip(f"this host's KVM lacks {need}")
+    image = BUILD / guest.file
+    try:
+        machine = Machine(guest.memory, guest.cpus, backend=backend, clock=guest.clock, disks=[image] if guest.disk else [])
+    except KvmpyError as error:
+        pytest.skip(str(error))
+    with machine:
+        machine.load(None if guest.disk else image, guest.boot, append=guest.append)
+        if guest.input is not None:
+            guest.input(machine)
+        verdict = machine.run(SECONDS)
+        output = machine.serial.text
+        if verdict == GuestExit(SKIPPED):
+            pytest.skip(output.splitlines()[-1])
+        assert verdict == GuestExit(0), f"{verdict}\n{output}\n{machine.statistics}"
+        for line in guest.lines:
+            assert line in output, output
