@@ -17,7 +17,7 @@ typedef struct {
     uint64_t mant[8]; /* x87 by physical number */
     uint16_t se[8], control, status;
     uint8_t tag;
-    uint8_t data[DATA_BYTES];
+    uint8_t data[DATA_BYTES] __attribute__((aligned(64)));
     int vector; /* of the fault, or -1 */
 } State;
 

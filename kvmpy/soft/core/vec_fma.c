@@ -73,7 +73,7 @@ static bool use_host(void)
         flags |= host_mxcsr_read() & MXCSR_FLAGS & ~MXCSR_DE; \
         if (is_nan##bits(r.u)) { \
             r.u = sign | infinity | quiet; \
-            flags = (flags & MXCSR_DE) | MXCSR_IE; \
+            flags = MXCSR_IE; \
         } \
         if (host & MXCSR_FTZ && (is_denormal##bits(r.u) || flags & MXCSR_UE)) { \
             r.u &= sign; \
