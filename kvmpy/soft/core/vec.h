@@ -13,6 +13,28 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+/* A handler whose body ends where the next instruction begins: were a local variable still alive there whose address was
+   passed on, the compiler would make no tail call of it. */
+#define VEC(name) \
+    INLINE void name##_body(Cpu *c, const Insn *i); \
+    EXEC(name) \
+    { \
+        name##_body(c, i); \
+        NEXT(); \
+    } \
+    INLINE void name##_body(Cpu *c, const Insn *i)
+
+/* Frequent memory forms twice: this one where the operand is plain RAM and nothing is denied, else `slow`, a tail call, so that
+   the fast one needs no stack frame. Makes `ram`, the operand's host address. */
+#define VEC_IN_RAM(stop, bytes, aligned, tag, slow) \
+    if (unlikely((stop) || i->flags & INSN_CHECK)) \
+        return slow(c, i); \
+    const uint64_t at = mem_offset(c, i) + c->seg_base[i->seg]; \
+    const TlbEntry *const entry = tlb_entry(c, at); \
+    if (unlikely(entry->tag != TLB_TAG(at, bytes) || ((aligned) && at & ((bytes) - 1)))) \
+        return slow(c, i); \
+    uint8_t *const ram = (uint8_t *)(uintptr_t)(at + entry->addend)
+
 #define MM(n) (c->x87.st[(n) & 7].mant)
 
 /* An MMX instruction makes all x87 registers valid and TOP 0 (SDM 1 9.5). */
@@ -56,7 +78,7 @@ INLINE uint32_t get_rm32(Cpu *c, const Insn *i) { return i->flags & INSN_MEM ? l
 INLINE uint64_t get_rm64(Cpu *c, const Insn *i) { return i->flags & INSN_MEM ? load64(c, i) : c->ymm[i->rm].u64[0]; }
 
 #define MMX_OP(id, op) \
-    EXEC(id##_mmx_r) \
+    VEC(id##_mmx_r) \
     { \
         ENTER_MMX(); \
         Ymm d, a, b; \
@@ -64,9 +86,8 @@ INLINE uint64_t get_rm64(Cpu *c, const Insn *i) { return i->flags & INSN_MEM ? l
         b.u64[0] = MM(i->rm); \
         op(&d, &a, &b, 8, imm8(i)); \
         mmx_set(c, i->reg, d.u64[0]); \
-        NEXT(); \
     } \
-    EXEC(id##_mmx_m) \
+    VEC(id##_mmx_m) \
     { \
         ENTER_MMX(); \
         Ymm d, a, b; \
@@ -74,24 +95,30 @@ INLINE uint64_t get_rm64(Cpu *c, const Insn *i) { return i->flags & INSN_MEM ? l
         b.u64[0] = load64(c, i); \
         op(&d, &a, &b, 8, imm8(i)); \
         mmx_set(c, i->reg, d.u64[0]); \
-        NEXT(); \
     } \
     REG_MEM(id##_mmx, id##_mmx_r, id##_mmx_m)
 
 #define SSE_OP(id, op) \
-    EXEC(id##_r) \
+    VEC(id##_r) \
     { \
         CHECK_SSE(); \
         Ymm d; \
         op(&d, &c->ymm[i->reg], &c->ymm[i->rm], 16, imm8(i)); \
         memcpy(&c->ymm[i->reg], &d, 16); \
-        NEXT(); \
     } \
-    EXEC(id##_m) \
+    VEC(id##_slow) \
     { \
         CHECK_SSE(); \
         Ymm d, b; \
         load_vec(c, i, &b, 16, true); \
+        op(&d, &c->ymm[i->reg], &b, 16, imm8(i)); \
+        memcpy(&c->ymm[i->reg], &d, 16); \
+    } \
+    EXEC(id##_m) \
+    { \
+        VEC_IN_RAM(c->deny_sse != EXC_NONE, 16, true, read, id##_slow); \
+        Ymm d, b; \
+        memcpy(&b, ram, 16); \
         op(&d, &c->ymm[i->reg], &b, 16, imm8(i)); \
         memcpy(&c->ymm[i->reg], &d, 16); \
         NEXT(); \
@@ -100,21 +127,20 @@ INLINE uint64_t get_rm64(Cpu *c, const Insn *i) { return i->flags & INSN_MEM ? l
 
 /* VEX form of n bytes whose second source has `m` bytes. */
 #define VEX_OP_SIZED(id, op, n, m) \
-    EXEC(id##_any) \
+    VEC(id##_any) \
     { \
         CHECK_AVX(); \
         Ymm d, b; \
         get_rm(c, i, &b, m); \
         op(&d, &c->ymm[i->vvvv], &b, n, imm8(i)); \
         vex_set(c, i->reg, &d, n); \
-        NEXT(); \
     } \
     ONE(id, id##_any)
 #define VEX_OP128(id, op) VEX_OP_SIZED(id, op, 16, 16)
 #define VEX_OP256(id, op) VEX_OP_SIZED(id, op, 32, 32)
 /* One line of the table for both lengths. */
 #define VEX_OP(id, op) \
-    EXEC(id##_any) \
+    VEC(id##_any) \
     { \
         CHECK_AVX(); \
         Ymm d, b; \
@@ -127,7 +153,6 @@ INLINE uint64_t get_rm64(Cpu *c, const Insn *i) { return i->flags & INSN_MEM ? l
             op(&d, &c->ymm[i->vvvv], &b, 16, imm8(i)); \
             vex_set(c, i->reg, &d, 16); \
         } \
-        NEXT(); \
     } \
     ONE(id, id##_any)
 

@@ -4,7 +4,7 @@
 /* ---- broadcasts ---- */
 
 #define BROADCAST(id, bits) \
-    EXEC(id##_any) \
+    VEC(id##_any) \
     { \
         CHECK_AVX(); \
         uint##bits##_t v = i->flags & INSN_MEM ? load##bits(c, i) : c->ymm[i->rm].u##bits[0]; \
@@ -12,7 +12,6 @@
         for (unsigned k = 0; k < 256 / bits; k++) \
             d.u##bits[k] = v; \
         vex_set(c, i->reg, &d, vex_bytes(i)); \
-        NEXT(); \
     } \
     ONE(id, id##_any)
 BROADCAST(vbroadcastss, 32)
@@ -24,14 +23,13 @@ BROADCAST(vpbroadcastw, 16)
 BROADCAST(vpbroadcastd, 32)
 BROADCAST(vpbroadcastq, 64)
 
-EXEC(vbroadcast128_m)
+VEC(vbroadcast128_m)
 {
     CHECK_AVX();
     Ymm d;
     load_vec(c, i, &d, 16, false);
     memcpy(&d.u8[16], &d, 16);
     c->ymm[i->reg] = d;
-    NEXT();
 }
 ONE(vbroadcastf128, vbroadcast128_m)
 ONE(vbroadcasti128, vbroadcast128_m)
@@ -107,7 +105,7 @@ OP(op_vinsertf128)
 VEX_OP_SIZED(vinsertf128, op_vinsertf128, 32, 16)
 VEX_OP_SIZED(vinserti128, op_vinsertf128, 32, 16)
 
-EXEC(vextractf128_any)
+VEC(vextractf128_any)
 {
     CHECK_AVX();
     Ymm v;
@@ -116,7 +114,6 @@ EXEC(vextractf128_any)
         store_vec(c, i, &v, 16, false);
     else
         vex_set(c, i->rm, &v, 16);
-    NEXT();
 }
 ONE(vextractf128, vextractf128_any)
 ONE(vextracti128, vextractf128_any)
@@ -124,7 +121,7 @@ ONE(vextracti128, vextractf128_any)
 /* ---- masked moves: elements whose mask's top bit is clear are not accessed ---- */
 
 #define MASK_LOAD(id, bits) \
-    EXEC(id##_m) \
+    VEC(id##_m) \
     { \
         CHECK_AVX(); \
         Ymm d = {0}; \
@@ -135,11 +132,10 @@ ONE(vextracti128, vextractf128_any)
             if (mask->s##bits[k] < 0) \
                 d.u##bits[k] = read##bits(c, i, i->seg, (offset + k * (bits / 8)) & i->amask); \
         vex_set(c, i->reg, &d, 32); \
-        NEXT(); \
     } \
     ONE(id, id##_m)
 #define MASK_STORE(id, bits) \
-    EXEC(id##_m) \
+    VEC(id##_m) \
     { \
         CHECK_AVX(); \
         const Ymm *mask = &c->ymm[i->vvvv], *v = &c->ymm[i->reg]; \
@@ -152,7 +148,6 @@ ONE(vextracti128, vextractf128_any)
         for (unsigned k = 0; k < n * 8 / bits; k++) \
             if (mask->s##bits[k] < 0) \
                 write##bits(c, i, i->seg, (offset + k * (bits / 8)) & i->amask, v->u##bits[k]); \
-        NEXT(); \
     } \
     ONE(id, id##_m)
 MASK_LOAD(vmaskmovps_load, 32)
@@ -167,7 +162,7 @@ MASK_STORE(vpmaskmovq_store, 64)
 /* ---- gathers: each element loaded clears its mask, so that a fault leaves what remains to be done ---- */
 
 #define GATHER(id, bits, index_bits) \
-    EXEC(id##_m) \
+    VEC(id##_m) \
     { \
         CHECK_AVX(); \
         if (i->reg == i->index || i->reg == i->vvvv || i->index == i->vvvv) \
@@ -183,7 +178,6 @@ MASK_STORE(vpmaskmovq_store, 64)
         Ymm result = *d; \
         memset(mask, 0, sizeof *mask); \
         vex_set(c, i->reg, &result, count * (bits / 8)); \
-        NEXT(); \
     } \
     ONE(id, id##_m)
 GATHER(vpgatherdd, 32, 32)

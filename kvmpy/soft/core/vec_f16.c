@@ -115,17 +115,15 @@ INLINE void to_halves(Cpu *c, const Insn *i, unsigned count)
         store_vec(c, i, &d, 16, false);
     fp_raise(flags);
 }
-EXEC(vcvtps2ph_any)
+VEC(vcvtps2ph_any)
 {
     CHECK_AVX();
     to_halves(c, i, 4);
-    NEXT();
 }
 ONE(vcvtps2ph, vcvtps2ph_any)
-EXEC(vcvtps2ph_y_any)
+VEC(vcvtps2ph_y_any)
 {
     CHECK_AVX();
     to_halves(c, i, 8);
-    NEXT();
 }
 ONE(vcvtps2ph_y, vcvtps2ph_y_any)

@@ -47,7 +47,15 @@ INLINE uint64_t xmm_low64(__m128i v) { return (uint64_t)_mm_cvtsi128_si64(v); }
         vex_set(c, i->reg, &d, n); \
     } \
     FP_SSE(name##_r, name##_rb) \
-    FP_SSE(name##_m, name##_mb) \
+    FP_SSE(name##_slow, name##_mb) \
+    EXEC(name##_m) \
+    { \
+        VEC_IN_RAM(c->trap_sse, 16, true, read, name##_slow); \
+        __m128i y = xmm_get(ram), x = xmm_get(&c->ymm[i->reg]); \
+        FP_ASM(insn, x, y); \
+        xmm_put(&c->ymm[i->reg], x); \
+        NEXT(); \
+    } \
     REG_MEM(name, name##_r, name##_m) \
     FP_AVX(v##name##_any, v##name##_b) \
     ONE(v##name, v##name##_any)
@@ -75,7 +83,17 @@ INLINE uint64_t xmm_low64(__m128i v) { return (uint64_t)_mm_cvtsi128_si64(v); }
         vex_set(c, i->reg, &d, 16); \
     } \
     FP_SSE(name##_r, name##_rb) \
-    FP_SSE(name##_m, name##_mb) \
+    FP_SSE(name##_slow, name##_mb) \
+    EXEC(name##_m) \
+    { \
+        VEC_IN_RAM(c->trap_sse, bits / 8, false, read, name##_slow); \
+        uint##bits##_t v; \
+        memcpy(&v, ram, sizeof v); \
+        __m128i y = xmm_of##bits(v), x = xmm_of##bits(c->ymm[i->reg].u##bits[0]); \
+        FP_ASM(insn, x, y); \
+        c->ymm[i->reg].u##bits[0] = xmm_low##bits(x); \
+        NEXT(); \
+    } \
     REG_MEM(name, name##_r, name##_m) \
     FP_AVX(v##name##_any, v##name##_b) \
     ONE(v##name, v##name##_any)

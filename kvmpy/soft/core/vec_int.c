@@ -231,31 +231,28 @@ OP(op_psrldq_imm)
 
 /* The immediate forms work on ModRM.rm in place, VEX ones on it into VEX.vvvv. */
 #define SHIFT_IMM_SSE(name) \
-    EXEC(name##_imm_r) \
+    VEC(name##_imm_r) \
     { \
         CHECK_SSE(); \
         Ymm d; \
         op_##name##_imm(&d, &c->ymm[i->rm], &c->ymm[i->rm], 16, imm8(i)); \
         memcpy(&c->ymm[i->rm], &d, 16); \
-        NEXT(); \
     } \
     ONE(name##_imm, name##_imm_r) \
-    EXEC(v##name##_imm_r) \
+    VEC(v##name##_imm_r) \
     { \
         CHECK_AVX(); \
         Ymm d; \
         op_##name##_imm(&d, &c->ymm[i->rm], &c->ymm[i->rm], 16, imm8(i)); \
         vex_set(c, i->vvvv, &d, 16); \
-        NEXT(); \
     } \
     ONE(v##name##_imm, v##name##_imm_r) \
-    EXEC(v##name##_imm_y_r) \
+    VEC(v##name##_imm_y_r) \
     { \
         CHECK_AVX(); \
         Ymm d; \
         op_##name##_imm(&d, &c->ymm[i->rm], &c->ymm[i->rm], 32, imm8(i)); \
         vex_set(c, i->vvvv, &d, 32); \
-        NEXT(); \
     } \
     ONE(v##name##_imm_y, v##name##_imm_y_r)
 #define SHIFT_FORMS(name) \
@@ -263,14 +260,13 @@ OP(op_psrldq_imm)
     SSE_OP(name, op_##name) \
     VEX_OP_SIZED(v##name, op_##name, 16, 16) \
     VEX_OP_SIZED(v##name##_y, op_##name, 32, 16) \
-    EXEC(name##_imm_mmx_r) \
+    VEC(name##_imm_mmx_r) \
     { \
         ENTER_MMX(); \
         Ymm d, b; \
         b.u64[0] = MM(i->rm); \
         op_##name##_imm(&d, &b, &b, 8, imm8(i)); \
         mmx_set(c, i->rm, d.u64[0]); \
-        NEXT(); \
     } \
     ONE(name##_imm_mmx, name##_imm_mmx_r)
 SHIFT_FORMS(psllw)

@@ -4,47 +4,53 @@
 /* ---- whole registers ---- */
 
 #define MOVE_LOAD(id, aligned) \
-    EXEC(id##_r) \
+    VEC(id##_r) \
     { \
         CHECK_SSE(); \
         c->ymm[i->reg].u64[0] = c->ymm[i->rm].u64[0]; \
         c->ymm[i->reg].u64[1] = c->ymm[i->rm].u64[1]; \
-        NEXT(); \
     } \
-    EXEC(id##_m) \
+    VEC(id##_slow) \
     { \
         CHECK_SSE(); \
         Ymm v; \
         load_vec(c, i, &v, 16, aligned); \
-        c->ymm[i->reg].u64[0] = v.u64[0]; \
-        c->ymm[i->reg].u64[1] = v.u64[1]; \
+        memcpy(&c->ymm[i->reg], &v, 16); \
+    } \
+    EXEC(id##_m) \
+    { \
+        VEC_IN_RAM(c->deny_sse != EXC_NONE, 16, aligned, read, id##_slow); \
+        memcpy(&c->ymm[i->reg], ram, 16); \
         NEXT(); \
     } \
     REG_MEM(id, id##_r, id##_m)
 #define MOVE_STORE(id, aligned) \
-    EXEC(id##_r) \
+    VEC(id##_r) \
     { \
         CHECK_SSE(); \
         c->ymm[i->rm].u64[0] = c->ymm[i->reg].u64[0]; \
         c->ymm[i->rm].u64[1] = c->ymm[i->reg].u64[1]; \
-        NEXT(); \
     } \
-    EXEC(id##_m) \
+    VEC(id##_slow) \
     { \
         CHECK_SSE(); \
         store_vec(c, i, &c->ymm[i->reg], 16, aligned); \
+    } \
+    EXEC(id##_m) \
+    { \
+        VEC_IN_RAM(c->deny_sse != EXC_NONE, 16, aligned, write, id##_slow); \
+        memcpy(ram, &c->ymm[i->reg], 16); \
         NEXT(); \
     } \
     REG_MEM(id, id##_r, id##_m)
 #define VEX_MOVE_LOAD(id, aligned) \
-    EXEC(id##_r) \
+    VEC(id##_r) \
     { \
         CHECK_AVX(); \
         Ymm v = c->ymm[i->rm]; \
         vex_set(c, i->reg, &v, vex_bytes(i)); \
-        NEXT(); \
     } \
-    EXEC(id##_m) \
+    VEC(id##_m) \
     { \
         CHECK_AVX(); \
         Ymm v; \
@@ -55,25 +61,22 @@
             load_vec(c, i, &v, 16, aligned); \
             vex_set(c, i->reg, &v, 16); \
         } \
-        NEXT(); \
     } \
     REG_MEM(id, id##_r, id##_m)
 #define VEX_MOVE_STORE(id, aligned) \
-    EXEC(id##_r) \
+    VEC(id##_r) \
     { \
         CHECK_AVX(); \
         Ymm v = c->ymm[i->reg]; \
         vex_set(c, i->rm, &v, vex_bytes(i)); \
-        NEXT(); \
     } \
-    EXEC(id##_m) \
+    VEC(id##_m) \
     { \
         CHECK_AVX(); \
         if (i->flags & INSN_VEXL) \
             store_vec(c, i, &c->ymm[i->reg], 32, aligned); \
         else \
             store_vec(c, i, &c->ymm[i->reg], 16, aligned); \
-        NEXT(); \
     } \
     REG_MEM(id, id##_r, id##_m)
 #define MOVES(name, aligned) \
@@ -102,66 +105,74 @@ VEX_MOVE_STORE(vmovntdq, true)
 /* ---- MOVSS, MOVSD: a load clears the rest of the register, a register move keeps it ---- */
 
 #define MOVE_SCALAR(name, vname, f, bits) \
-    EXEC(name##_load_r) \
+    VEC(name##_load_r) \
     { \
         CHECK_SSE(); \
         c->ymm[i->reg].f[0] = c->ymm[i->rm].f[0]; \
-        NEXT(); \
     } \
-    EXEC(name##_load_m) \
+    VEC(name##_load_slow) \
     { \
         CHECK_SSE(); \
         uint64_t v = load##bits(c, i); \
         c->ymm[i->reg].u64[0] = v; \
         c->ymm[i->reg].u64[1] = 0; \
+    } \
+    EXEC(name##_load_m) \
+    { \
+        VEC_IN_RAM(c->deny_sse != EXC_NONE, bits / 8, false, read, name##_load_slow); \
+        uint##bits##_t v; \
+        memcpy(&v, ram, sizeof v); \
+        Ymm *d = &c->ymm[i->reg]; \
+        d->u64[0] = v; \
+        d->u64[1] = 0; \
         NEXT(); \
     } \
     REG_MEM(name##_load, name##_load_r, name##_load_m) \
-    EXEC(name##_store_r) \
+    VEC(name##_store_r) \
     { \
         CHECK_SSE(); \
         c->ymm[i->rm].f[0] = c->ymm[i->reg].f[0]; \
-        NEXT(); \
     } \
-    EXEC(name##_store_m) \
+    VEC(name##_store_slow) \
     { \
         CHECK_SSE(); \
         store##bits(c, i, c->ymm[i->reg].f[0]); \
+    } \
+    EXEC(name##_store_m) \
+    { \
+        VEC_IN_RAM(c->deny_sse != EXC_NONE, bits / 8, false, write, name##_store_slow); \
+        memcpy(ram, &c->ymm[i->reg], bits / 8); \
         NEXT(); \
     } \
     REG_MEM(name##_store, name##_store_r, name##_store_m) \
-    EXEC(vname##_load_m) \
+    VEC(vname##_load_m) \
     { \
         CHECK_AVX(); \
         Ymm v; \
         v.u64[0] = load##bits(c, i); \
         vex_set(c, i->reg, &v, 8); \
-        NEXT(); \
     } \
     ONE(vname##_load, vname##_load_m) \
-    EXEC(vname##_store_m) \
+    VEC(vname##_store_m) \
     { \
         CHECK_AVX(); \
         store##bits(c, i, c->ymm[i->reg].f[0]); \
-        NEXT(); \
     } \
     ONE(vname##_store, vname##_store_m) \
-    EXEC(vname##_r) \
+    VEC(vname##_r) \
     { \
         CHECK_AVX(); \
         Ymm v = c->ymm[i->vvvv]; \
         v.f[0] = c->ymm[i->rm].f[0]; \
         vex_set(c, i->reg, &v, 16); \
-        NEXT(); \
     } \
     ONE(vname, vname##_r) \
-    EXEC(vname##_back_r) \
+    VEC(vname##_back_r) \
     { \
         CHECK_AVX(); \
         Ymm v = c->ymm[i->vvvv]; \
         v.f[0] = c->ymm[i->reg].f[0]; \
         vex_set(c, i->rm, &v, 16); \
-        NEXT(); \
     } \
     ONE(vname##_back, vname##_back_r)
 MOVE_SCALAR(movss, vmovss, u32, 32)
@@ -170,34 +181,30 @@ MOVE_SCALAR(movsd_v, vmovsd, u64, 64)
 /* ---- one half of a register ---- */
 
 #define MOVE_HALF(name, half) \
-    EXEC(name##_load_m) \
+    VEC(name##_load_m) \
     { \
         CHECK_SSE(); \
         c->ymm[i->reg].u64[half] = load64(c, i); \
-        NEXT(); \
     } \
     ONE(name##_load, name##_load_m) \
-    EXEC(name##_store_m) \
+    VEC(name##_store_m) \
     { \
         CHECK_SSE(); \
         store64(c, i, c->ymm[i->reg].u64[half]); \
-        NEXT(); \
     } \
     ONE(name##_store, name##_store_m) \
-    EXEC(v##name##_load_m) \
+    VEC(v##name##_load_m) \
     { \
         CHECK_AVX(); \
         Ymm v = c->ymm[i->vvvv]; \
         v.u64[half] = load64(c, i); \
         vex_set(c, i->reg, &v, 16); \
-        NEXT(); \
     } \
     ONE(v##name##_load, v##name##_load_m) \
-    EXEC(v##name##_store_m) \
+    VEC(v##name##_store_m) \
     { \
         CHECK_AVX(); \
         store64(c, i, c->ymm[i->reg].u64[half]); \
-        NEXT(); \
     } \
     ONE(v##name##_store, v##name##_store_m)
 MOVE_HALF(movlps, 0)
@@ -206,20 +213,18 @@ MOVE_HALF(movhps, 1)
 MOVE_HALF(movhpd, 1)
 
 #define MOVE_CROSS(name, to, from) \
-    EXEC(name##_r) \
+    VEC(name##_r) \
     { \
         CHECK_SSE(); \
         c->ymm[i->reg].u64[to] = c->ymm[i->rm].u64[from]; \
-        NEXT(); \
     } \
     ONE(name, name##_r) \
-    EXEC(v##name##_r) \
+    VEC(v##name##_r) \
     { \
         CHECK_AVX(); \
         Ymm v = c->ymm[i->vvvv]; \
         v.u64[to] = c->ymm[i->rm].u64[from]; \
         vex_set(c, i->reg, &v, 16); \
-        NEXT(); \
     } \
     ONE(v##name, v##name##_r)
 MOVE_CROSS(movhlps, 0, 1)
@@ -242,15 +247,14 @@ OP(op_movshdup)
 FLOAT_OP(movsldup, op_movsldup)
 FLOAT_OP(movshdup, op_movshdup)
 
-EXEC(movddup_any)
+VEC(movddup_any)
 {
     CHECK_SSE();
     uint64_t v = get_rm64(c, i);
     c->ymm[i->reg].u64[0] = c->ymm[i->reg].u64[1] = v;
-    NEXT();
 }
 ONE(movddup, movddup_any)
-EXEC(vmovddup_any)
+VEC(vmovddup_any)
 {
     CHECK_AVX();
     Ymm b;
@@ -262,7 +266,6 @@ EXEC(vmovddup_any)
         b.u64[0] = b.u64[1] = get_rm64(c, i);
     }
     vex_set(c, i->reg, &b, vex_bytes(i));
-    NEXT();
 }
 ONE(vmovddup, vmovddup_any)
 
@@ -270,20 +273,18 @@ ONE(vmovddup, vmovddup_any)
 
 /* The upper bits of the XMM register become zero. */
 #define MOVD_LOAD(id, value_r, value_m) \
-    EXEC(id##_r) \
+    VEC(id##_r) \
     { \
         CHECK_SSE(); \
         c->ymm[i->reg].u64[0] = (value_r); \
         c->ymm[i->reg].u64[1] = 0; \
-        NEXT(); \
     } \
-    EXEC(id##_m) \
+    VEC(id##_m) \
     { \
         CHECK_SSE(); \
         uint64_t v = (value_m); \
         c->ymm[i->reg].u64[0] = v; \
         c->ymm[i->reg].u64[1] = 0; \
-        NEXT(); \
     } \
     REG_MEM(id, id##_r, id##_m)
 MOVD_LOAD(movd_load, (uint32_t)c->gpr[i->rm], load32(c, i))
@@ -291,7 +292,7 @@ MOVD_LOAD(movq_gpr_load, c->gpr[i->rm], load64(c, i))
 MOVD_LOAD(movq_load, c->ymm[i->rm].u64[0], load64(c, i))
 
 #define MOVD_STORE(id, check, wide, value) \
-    EXEC(id##_any) \
+    VEC(id##_any) \
     { \
         check(); \
         if (i->flags & INSN_MEM) { \
@@ -302,7 +303,6 @@ MOVD_LOAD(movq_load, c->ymm[i->rm].u64[0], load64(c, i))
         } else { \
             c->gpr[i->rm] = (wide) ? (value) : (uint32_t)(value); \
         } \
-        NEXT(); \
     } \
     ONE(id, id##_any)
 #define VALUE (c->ymm[i->reg].u64[0])
@@ -313,7 +313,7 @@ MOVD_STORE(movq_gpr_store, CHECK_SSE, true, VALUE)
 MOVD_STORE(vmovd_store, CHECK_AVX, false, VALUE)
 MOVD_STORE(vmovq_gpr_store, CHECK_AVX, W_BIT, VALUE)
 
-EXEC(vmovd_gpr_any)
+VEC(vmovd_gpr_any)
 {
     CHECK_AVX();
     Ymm v;
@@ -322,36 +322,32 @@ EXEC(vmovd_gpr_any)
     else
         v.u64[0] = i->flags & INSN_MEM ? load32(c, i) : (uint32_t)c->gpr[i->rm];
     vex_set(c, i->reg, &v, 8);
-    NEXT();
 }
 ONE(vmovd_load, vmovd_gpr_any)
 ONE(vmovq_gpr_load, vmovd_gpr_any)
 
-EXEC(vmovq_load_any)
+VEC(vmovq_load_any)
 {
     CHECK_AVX();
     Ymm v;
     v.u64[0] = get_rm64(c, i);
     vex_set(c, i->reg, &v, 8);
-    NEXT();
 }
 ONE(vmovq_load, vmovq_load_any)
 
-EXEC(movq_store_r)
+VEC(movq_store_r)
 {
     CHECK_SSE();
     c->ymm[i->rm].u64[0] = VALUE;
     c->ymm[i->rm].u64[1] = 0;
-    NEXT();
 }
-EXEC(movq_store_m)
+VEC(movq_store_m)
 {
     CHECK_SSE();
     store64(c, i, VALUE);
-    NEXT();
 }
 REG_MEM(movq_store, movq_store_r, movq_store_m)
-EXEC(vmovq_store_any)
+VEC(vmovq_store_any)
 {
     CHECK_AVX();
     Ymm v = c->ymm[i->reg];
@@ -359,23 +355,21 @@ EXEC(vmovq_store_any)
         store64(c, i, v.u64[0]);
     else
         vex_set(c, i->rm, &v, 8);
-    NEXT();
 }
 ONE(vmovq_store, vmovq_store_any)
 
 #define MMX_LOAD(id, value_r, value_m) \
-    EXEC(id##_any) \
+    VEC(id##_any) \
     { \
         ENTER_MMX(); \
         mmx_set(c, i->reg, i->flags & INSN_MEM ? value_m(c, i) : (value_r)); \
-        NEXT(); \
     } \
     ONE(id, id##_any)
 MMX_LOAD(movd_mmx_load, (uint32_t)c->gpr[i->rm], load32)
 MMX_LOAD(movq_mmx_gpr_load, c->gpr[i->rm], load64)
 MMX_LOAD(movq_mmx_load, MM(i->rm), load64)
 
-EXEC(movd_mmx_store_any)
+VEC(movd_mmx_store_any)
 {
     ENTER_MMX();
     if (i->flags & INSN_MEM)
@@ -383,10 +377,9 @@ EXEC(movd_mmx_store_any)
     else
         c->gpr[i->rm] = (uint32_t)MM(i->reg);
     mmx_use(c);
-    NEXT();
 }
 ONE(movd_mmx_store, movd_mmx_store_any)
-EXEC(movq_mmx_gpr_store_any)
+VEC(movq_mmx_gpr_store_any)
 {
     ENTER_MMX();
     if (i->flags & INSN_MEM)
@@ -394,10 +387,9 @@ EXEC(movq_mmx_gpr_store_any)
     else
         c->gpr[i->rm] = MM(i->reg);
     mmx_use(c);
-    NEXT();
 }
 ONE(movq_mmx_gpr_store, movq_mmx_gpr_store_any)
-EXEC(movq_mmx_store_any)
+VEC(movq_mmx_store_any)
 {
     ENTER_MMX();
     if (i->flags & INSN_MEM) {
@@ -406,25 +398,22 @@ EXEC(movq_mmx_store_any)
     } else {
         mmx_set(c, i->rm, MM(i->reg));
     }
-    NEXT();
 }
 ONE(movq_mmx_store, movq_mmx_store_any)
 ONE(movntq, movq_mmx_store_any)
 
-EXEC(movq2dq_r)
+VEC(movq2dq_r)
 {
     ENTER_SSE_MMX();
     c->ymm[i->reg].u64[0] = MM(i->rm);
     c->ymm[i->reg].u64[1] = 0;
     mmx_use(c);
-    NEXT();
 }
 ONE(movq2dq, movq2dq_r)
-EXEC(movdq2q_r)
+VEC(movdq2q_r)
 {
     ENTER_SSE_MMX();
     mmx_set(c, i->reg, c->ymm[i->rm].u64[0]);
-    NEXT();
 }
 ONE(movdq2q, movdq2q_r)
 
@@ -440,38 +429,34 @@ static void mask_store(Cpu *c, const Insn *i, const uint8_t *value, const uint8_
         if (mask[k] & 0x80)
             write8(c, i, i->seg, (offset + k) & i->amask, value[k]);
 }
-EXEC(maskmovq_r)
+VEC(maskmovq_r)
 {
     ENTER_MMX();
     uint64_t v = MM(i->reg), m = MM(i->rm);
     mask_store(c, i, (const uint8_t *)&v, (const uint8_t *)&m, 8);
     mmx_use(c);
-    NEXT();
 }
 ONE(maskmovq, maskmovq_r)
-EXEC(maskmovdqu_r)
+VEC(maskmovdqu_r)
 {
     CHECK_SSE();
     mask_store(c, i, c->ymm[i->reg].u8, c->ymm[i->rm].u8, 16);
-    NEXT();
 }
 ONE(maskmovdqu, maskmovdqu_r)
-EXEC(vmaskmovdqu_r)
+VEC(vmaskmovdqu_r)
 {
     CHECK_AVX();
     mask_store(c, i, c->ymm[i->reg].u8, c->ymm[i->rm].u8, 16);
-    NEXT();
 }
 ONE(vmaskmovdqu, vmaskmovdqu_r)
 
 /* ---- state ---- */
 
-EXEC(emms_any)
+VEC(emms_any)
 {
     ENTER_MMX();
     c->x87.tag = 0;
     c->x87.status &= (uint16_t)~0x3800u;
-    NEXT();
 }
 ONE(emms, emms_any)
 
@@ -482,49 +467,43 @@ INLINE void ldmxcsr(Cpu *c, const Insn *i)
         raise_gp0(c, i);
     mxcsr_write(c, v);
 }
-EXEC(ldmxcsr_m)
+VEC(ldmxcsr_m)
 {
     CHECK_SSE();
     ldmxcsr(c, i);
-    NEXT();
 }
 ONE(ldmxcsr, ldmxcsr_m)
-EXEC(vldmxcsr_m)
+VEC(vldmxcsr_m)
 {
     CHECK_AVX();
     ldmxcsr(c, i);
-    NEXT();
 }
 ONE(vldmxcsr, vldmxcsr_m)
-EXEC(stmxcsr_m)
+VEC(stmxcsr_m)
 {
     CHECK_SSE();
     store32(c, i, mxcsr_sync(c));
-    NEXT();
 }
 ONE(stmxcsr, stmxcsr_m)
-EXEC(vstmxcsr_m)
+VEC(vstmxcsr_m)
 {
     CHECK_AVX();
     store32(c, i, mxcsr_sync(c));
-    NEXT();
 }
 ONE(vstmxcsr, vstmxcsr_m)
 
 /* Outside 64-bit mode only eight registers are reached. */
-EXEC(vzeroupper_any)
+VEC(vzeroupper_any)
 {
     CHECK_AVX();
     for (unsigned r = 0; r < (in_64bit(c) ? 16 : 8); r++)
         c->ymm[r].u64[2] = c->ymm[r].u64[3] = 0;
-    NEXT();
 }
 ONE(vzeroupper, vzeroupper_any)
-EXEC(vzeroall_any)
+VEC(vzeroall_any)
 {
     CHECK_AVX();
     for (unsigned r = 0; r < (in_64bit(c) ? 16 : 8); r++)
         memset(&c->ymm[r], 0, sizeof c->ymm[r]);
-    NEXT();
 }
 ONE(vzeroall, vzeroall_any)

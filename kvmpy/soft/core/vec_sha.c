@@ -83,7 +83,7 @@ static void sha256rnds2(Ymm *d, const Ymm *a, const Ymm *b, const Ymm *wk)
     d->u32[1] = ve;
     d->u32[0] = vf;
 }
-EXEC(sha256rnds2_any)
+VEC(sha256rnds2_any)
 {
     CHECK_SSE();
     Ymm b, d;
@@ -93,7 +93,6 @@ EXEC(sha256rnds2_any)
         memcpy(&b, &c->ymm[i->rm], 16);
     sha256rnds2(&d, &c->ymm[i->reg], &b, &c->ymm[0]);
     memcpy(&c->ymm[i->reg], &d, 16);
-    NEXT();
 }
 ONE(sha256rnds2, sha256rnds2_any)
 

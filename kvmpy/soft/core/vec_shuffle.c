@@ -47,7 +47,7 @@ UNPACK(op_punpckhdq, u32, 1)
 UNPACK(op_punpckhqdq, u64, 1)
 /* The MMX forms of the lower half have 32 bits in memory. */
 #define PUNPCKL_MMX(name, op) \
-    EXEC(name##_mmx_r) \
+    VEC(name##_mmx_r) \
     { \
         ENTER_MMX(); \
         Ymm d, a, b; \
@@ -55,7 +55,6 @@ UNPACK(op_punpckhqdq, u64, 1)
         b.u64[0] = i->flags & INSN_MEM ? load32(c, i) : MM(i->rm); \
         op(&d, &a, &b, 8, 0); \
         mmx_set(c, i->reg, d.u64[0]); \
-        NEXT(); \
     } \
     ONE(name##_mmx, name##_mmx_r)
 PUNPCKL_MMX(punpcklbw, op_punpcklbw)
@@ -179,7 +178,7 @@ VEX_OP(vpblendd, op_blendps)
         for (unsigned k = 0; k < n / sizeof d->f[0]; k++) \
             d->f[k] = mask->f[k] < 0 ? b->f[k] : a->f[k]; \
     } \
-    EXEC(name##_any) \
+    VEC(name##_any) \
     { \
         CHECK_SSE(); \
         Ymm d, b; \
@@ -189,11 +188,10 @@ VEX_OP(vpblendd, op_blendps)
             memcpy(&b, &c->ymm[i->rm], 16); \
         op_##name(&d, &c->ymm[i->reg], &b, &c->ymm[0], 16); \
         memcpy(&c->ymm[i->reg], &d, 16); \
-        NEXT(); \
     } \
     ONE(name, name##_any)
 #define VEX_BLENDV(id, op) \
-    EXEC(id##_any) \
+    VEC(id##_any) \
     { \
         CHECK_AVX(); \
         Ymm d, b; \
@@ -201,7 +199,6 @@ VEX_OP(vpblendd, op_blendps)
         get_rm(c, i, &b, n); \
         op(&d, &c->ymm[i->vvvv], &b, &c->ymm[mask], n); \
         vex_set(c, i->reg, &d, n); \
-        NEXT(); \
     } \
     ONE(id, id##_any)
 BLENDV(pblendvb, s8)
@@ -234,34 +231,31 @@ VEX_BLENDV(vblendvpd, op_blendvpd)
         else \
             b->u16[0] = load16(c, i); \
     } \
-    EXEC(name##_any) \
+    VEC(name##_any) \
     { \
         CHECK_SSE(); \
         Ymm d, b; \
         get_##name(c, i, &b, 16); \
         op_##name(&d, &b, 16); \
         memcpy(&c->ymm[i->reg], &d, 16); \
-        NEXT(); \
     } \
     ONE(name, name##_any) \
-    EXEC(v##name##_any) \
+    VEC(v##name##_any) \
     { \
         CHECK_AVX(); \
         Ymm d, b; \
         get_##name(c, i, &b, 16); \
         op_##name(&d, &b, 16); \
         vex_set(c, i->reg, &d, 16); \
-        NEXT(); \
     } \
     ONE(v##name, v##name##_any) \
-    EXEC(v##name##_y_any) \
+    VEC(v##name##_y_any) \
     { \
         CHECK_AVX(); \
         Ymm d, b; \
         get_##name(c, i, &b, 32); \
         op_##name(&d, &b, 32); \
         vex_set(c, i->reg, &d, 32); \
-        NEXT(); \
     } \
     ONE(v##name##_y, v##name##_y_any)
 PMOV(pmovsxbw, s16, s8)
@@ -281,33 +275,30 @@ PMOV(pmovzxdq, u64, u32)
 
 #define W_BIT(c, i) ((i)->flags & INSN_REXW && in_64bit(c)) /* VEX.W means nothing to these outside 64-bit mode */
 
-EXEC(pinsrw_mmx_any)
+VEC(pinsrw_mmx_any)
 {
     ENTER_MMX();
     uint64_t v = i->flags & INSN_MEM ? load16(c, i) : (uint16_t)c->gpr[i->rm];
     unsigned shift = (imm8(i) & 3) * 16;
     mmx_set(c, i->reg, (MM(i->reg) & ~(0xffffull << shift)) | v << shift);
-    NEXT();
 }
 ONE(pinsrw_mmx, pinsrw_mmx_any)
 
-EXEC(pextrw_mmx_r)
+VEC(pextrw_mmx_r)
 {
     ENTER_MMX();
     c->gpr[i->reg] = MM(i->rm) >> (imm8(i) & 3) * 16 & 0xffff;
     mmx_use(c);
-    NEXT();
 }
 ONE(pextrw_mmx, pextrw_mmx_r)
 
 #define PINSR(id, vid, f, count, from_mem) \
-    EXEC(id##_any) \
+    VEC(id##_any) \
     { \
         CHECK_SSE(); \
         __typeof__(c->ymm[0].f[0]) v = \
             (__typeof__(v))(i->flags & INSN_MEM ? from_mem(c, i) : c->gpr[i->rm]); \
         c->ymm[i->reg].f[imm8(i) & (count - 1)] = v; \
-        NEXT(); \
     } \
     ONE(id, id##_any) \
     INLINE void vid##_do(Cpu *c, const Insn *i) \
@@ -323,11 +314,10 @@ PINSR(pinsrw, vpinsrw, u16, 8, load16)
 PINSR(pinsrd, vpinsrd, u32, 4, load32)
 PINSR(pinsrq, vpinsrq, u64, 2, load64)
 #define VEX_PINSR(id, statement) \
-    EXEC(id##_any) \
+    VEC(id##_any) \
     { \
         CHECK_AVX(); \
         statement; \
-        NEXT(); \
     } \
     ONE(id, id##_any)
 VEX_PINSR(vpinsrb, vpinsrb_do(c, i))
@@ -349,11 +339,10 @@ INLINE void pextr(Cpu *c, const Insn *i, uint64_t v, unsigned size)
         store64(c, i, v);
 }
 #define PEXTR(id, check, f, count) \
-    EXEC(id##_any) \
+    VEC(id##_any) \
     { \
         check(); \
         pextr(c, i, c->ymm[i->reg].f[imm8(i) & (count - 1)], sizeof c->ymm[0].f[0]); \
-        NEXT(); \
     } \
     ONE(id, id##_any)
 PEXTR(pextrb, CHECK_SSE, u8, 16)
@@ -365,29 +354,26 @@ PEXTR(vpextrb, CHECK_AVX, u8, 16)
 PEXTR(vpextrw_store, CHECK_AVX, u16, 8)
 PEXTR(vpextrd, CHECK_AVX, u32, 4)
 PEXTR(vextractps, CHECK_AVX, u32, 4)
-EXEC(vpextrq_any)
+VEC(vpextrq_any)
 {
     CHECK_AVX();
     if (W_BIT(c, i))
         pextr(c, i, c->ymm[i->reg].u64[imm8(i) & 1], 8);
     else
         pextr(c, i, c->ymm[i->reg].u32[imm8(i) & 3], 4);
-    NEXT();
 }
 ONE(vpextrq, vpextrq_any)
 
-EXEC(pextrw_r)
+VEC(pextrw_r)
 {
     CHECK_SSE();
     c->gpr[i->reg] = c->ymm[i->rm].u16[imm8(i) & 7];
-    NEXT();
 }
 ONE(pextrw, pextrw_r)
-EXEC(vpextrw_r)
+VEC(vpextrw_r)
 {
     CHECK_AVX();
     c->gpr[i->reg] = c->ymm[i->rm].u16[imm8(i) & 7];
-    NEXT();
 }
 ONE(vpextrw, vpextrw_r)
 
@@ -401,29 +387,27 @@ INLINE void insertps(Cpu *c, const Insn *i, Ymm *d)
         if (imm >> k & 1)
             d->u32[k] = 0;
 }
-EXEC(insertps_any)
+VEC(insertps_any)
 {
     CHECK_SSE();
     Ymm d = c->ymm[i->reg];
     insertps(c, i, &d);
     memcpy(&c->ymm[i->reg], &d, 16);
-    NEXT();
 }
 ONE(insertps, insertps_any)
-EXEC(vinsertps_any)
+VEC(vinsertps_any)
 {
     CHECK_AVX();
     Ymm d = c->ymm[i->vvvv];
     insertps(c, i, &d);
     vex_set(c, i->reg, &d, 16);
-    NEXT();
 }
 ONE(vinsertps, vinsertps_any)
 
 /* ---- masks of top bits into a general register ---- */
 
 #define MOVMSK(id, check, f, count) \
-    EXEC(id##_r) \
+    VEC(id##_r) \
     { \
         check(); \
         const Ymm *v = &c->ymm[i->rm]; \
@@ -431,7 +415,6 @@ ONE(vinsertps, vinsertps_any)
         for (unsigned k = 0; k < (count); k++) \
             mask |= (uint32_t)(v->f[k] < 0) << k; \
         c->gpr[i->reg] = mask; \
-        NEXT(); \
     } \
     ONE(id, id##_r)
 MOVMSK(movmskps, CHECK_SSE, s32, 4)
@@ -442,35 +425,31 @@ MOVMSK(vmovmskpd, CHECK_AVX, s64, vex_bytes(i) / 8)
 /* The eight top bits of a 64-bit element: the multiplication gathers them in its top byte. */
 INLINE uint32_t byte_mask(uint64_t v) { return (uint32_t)(((v >> 7 & 0x0101010101010101u) * 0x0102040810204080u) >> 56); }
 
-EXEC(pmovmskb_mmx_r)
+VEC(pmovmskb_mmx_r)
 {
     ENTER_MMX();
     c->gpr[i->reg] = byte_mask(MM(i->rm));
     mmx_use(c);
-    NEXT();
 }
 ONE(pmovmskb_mmx, pmovmskb_mmx_r)
-EXEC(pmovmskb_r)
+VEC(pmovmskb_r)
 {
     CHECK_SSE();
     const Ymm *v = &c->ymm[i->rm];
     c->gpr[i->reg] = byte_mask(v->u64[0]) | byte_mask(v->u64[1]) << 8;
-    NEXT();
 }
 ONE(pmovmskb, pmovmskb_r)
-EXEC(vpmovmskb_r)
+VEC(vpmovmskb_r)
 {
     CHECK_AVX();
     const Ymm *v = &c->ymm[i->rm];
     c->gpr[i->reg] = byte_mask(v->u64[0]) | byte_mask(v->u64[1]) << 8;
-    NEXT();
 }
 ONE(vpmovmskb, vpmovmskb_r)
-EXEC(vpmovmskb_y_r)
+VEC(vpmovmskb_y_r)
 {
     CHECK_AVX();
     const Ymm *v = &c->ymm[i->rm];
     c->gpr[i->reg] = byte_mask(v->u64[0]) | byte_mask(v->u64[1]) << 8 | byte_mask(v->u64[2]) << 16 | byte_mask(v->u64[3]) << 24;
-    NEXT();
 }
 ONE(vpmovmskb_y, vpmovmskb_y_r)

@@ -186,7 +186,7 @@ INLINE void test_flags(Cpu *c, const Ymm *a, const Ymm *b, unsigned n, uint64_t 
     }
     cc_explicit(c, (both ? 0 : FL_ZF) | (only ? 0 : FL_CF));
 }
-EXEC(ptest_any)
+VEC(ptest_any)
 {
     CHECK_SSE();
     Ymm b;
@@ -195,17 +195,15 @@ EXEC(ptest_any)
     else
         memcpy(&b, &c->ymm[i->rm], 16);
     test_flags(c, &c->ymm[i->reg], &b, 16, ~0ull);
-    NEXT();
 }
 ONE(ptest, ptest_any)
 #define VEX_TEST(id, mask) \
-    EXEC(id##_any) \
+    VEC(id##_any) \
     { \
         CHECK_AVX(); \
         Ymm b; \
         get_rm(c, i, &b, vex_bytes(i)); \
         test_flags(c, &c->ymm[i->reg], &b, vex_bytes(i), mask); \
-        NEXT(); \
     } \
     ONE(id, id##_any)
 VEX_TEST(vptest, ~0ull)

@@ -99,11 +99,10 @@ static void compare_mask(Cpu *c, const Insn *i, bool explicit_lengths)
 }
 
 #define STRING(id, check, fn, explicit_lengths) \
-    EXEC(id##_any) \
+    VEC(id##_any) \
     { \
         check(); \
         fn(c, i, explicit_lengths); \
-        NEXT(); \
     } \
     ONE(id, id##_any)
 STRING(pcmpestrm, CHECK_SSE, compare_mask, true)
