@@ -1,5 +1,6 @@
 /* oracle [-n COUNT] [-s SEED] [-a] [-f] [ID...]: compares COUNT random cases of each vector instruction (-a: of every user-mode
-   instruction that does not jump; ID: of the lines whose id starts so; -f: with the portable FMA). Prints what differs; exits with 1 where anything does. */
+   instruction that does not jump; ID: of the lines whose id starts so; -f: with the portable FMA). Prints what differs; exits
+   with 1 where anything does. */
 #include <cpuid.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -102,8 +102,6 @@ static void handler(int sig, siginfo_t *info, void *context)
     else
         state->vector = vector_of(sig, info, g);
     get_fp(fx, state);
-    uint16_t cs = (uint16_t)g[REG_CSGSFS];
-    (void)cs;
     memcpy(g, saved_gregs, sizeof saved_gregs);
     memcpy(fx, saved_fp, sizeof saved_fp);
     phase = 0;

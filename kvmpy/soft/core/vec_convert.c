@@ -46,8 +46,28 @@
     } \
     FP_SSE(name##_r32, name##_r32b) \
     FP_SSE(name##_r64, name##_r64b) \
-    FP_SSE(name##_m32, name##_m32b) \
-    FP_SSE(name##_m64, name##_m64b) \
+    FP_SSE(name##_m32_slow, name##_m32b) \
+    EXEC(name##_m32) \
+    { \
+        VEC_IN_RAM(c->trap_sse, 4, false, read, name##_m32_slow); \
+        uint32_t v; \
+        memcpy(&v, ram, sizeof v); \
+        __m128i x = xmm_of##f(c->ymm[i->reg].u##f[0]); \
+        __asm__ volatile(insn "l %1, %0" : "+x"(x) : "r"(v)); \
+        c->ymm[i->reg].u##f[0] = xmm_low##f(x); \
+        NEXT(); \
+    } \
+    FP_SSE(name##_m64_slow, name##_m64b) \
+    EXEC(name##_m64) \
+    { \
+        VEC_IN_RAM(c->trap_sse, 8, false, read, name##_m64_slow); \
+        uint64_t v; \
+        memcpy(&v, ram, sizeof v); \
+        __m128i x = xmm_of##f(c->ymm[i->reg].u##f[0]); \
+        __asm__ volatile(insn "q %1, %0" : "+x"(x) : "r"(v)); \
+        c->ymm[i->reg].u##f[0] = xmm_low##f(x); \
+        NEXT(); \
+    } \
     REG_MEM_SIZES(name, name##_r32, name##_r32, name##_r64, name##_m32, name##_m32, name##_m64) \
     FP_AVX(v##name##_any, v##name##_b) \
     ONE(v##name, v##name##_any)

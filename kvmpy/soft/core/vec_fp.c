@@ -187,7 +187,15 @@ COMPARE_SCALAR(cmpsd_v, sd, 64)
         name##_flags(c, xmm_of##bits(c->ymm[i->reg].u##bits[0]), y); \
     } \
     FP_SSE(name##_r, name##_rb) \
-    FP_SSE(name##_m, name##_mb) \
+    FP_SSE(name##_slow, name##_mb) \
+    EXEC(name##_m) \
+    { \
+        VEC_IN_RAM(c->trap_sse, bits / 8, false, read, name##_slow); \
+        uint##bits##_t v; \
+        memcpy(&v, ram, sizeof v); \
+        name##_flags(c, xmm_of##bits(c->ymm[i->reg].u##bits[0]), xmm_of##bits(v)); \
+        NEXT(); \
+    } \
     REG_MEM(name, name##_r, name##_m) \
     FP_AVX(v##name##_r, name##_rb) \
     FP_AVX(v##name##_m, name##_mb) \
