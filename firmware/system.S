@@ -133,7 +133,10 @@ wait:   movzwl  F_CX(%bp), %eax
         movl    $1193182, %ecx
         mull    %ecx
         movl    $1000000, %ecx
-        divl    %ecx
+        cmpl    %ecx, %edx              # more than an hour: as long as 32 bits of ticks last
+        jb      1f
+        leal    -1(%ecx), %edx
+1:      divl    %ecx
         movl    %eax, %ecx              # ticks to wait
         call    timer_count
         movw    %ax, %bx
