@@ -277,7 +277,8 @@ void require_alone(Cpu *c, const Insn *i)
 {
     if (c->alone)
         return;
-    if (i->block && i + 1 == i->block->insn + i->block->count)
+    bool repeated = (insn_table[i->id].attributes & A_REP) && (i->prefix & (PFX_REP | PFX_REPNE)); /* alone: one element */
+    if (i->block && i + 1 == i->block->insn + i->block->count && !repeated)
         return; /* last of its block: nothing runs behind it before the run loop looks */
     c->insn = i;
     unwind(c, UNWIND_ALONE);

@@ -494,10 +494,13 @@ static int run_slice(Cpu *c, int64_t budget)
             break;
         case UNWIND_ALONE:
             abandon(c);
-            if (c->insn->block)
-                r->io_rip[fetch_address(c, c->rip) % IO_RIPS] = fetch_address(c, c->rip);
-            if (c->insn->block)
-                code_written(vm, c->insn->block->phys, 1); /* decoded again, it ends behind this instruction */
+            if (c->insn->block) {
+                uint64_t *seen = &r->io_rip[fetch_address(c, c->rip) % IO_RIPS];
+                if (*seen != fetch_address(c, c->rip)) {
+                    *seen = fetch_address(c, c->rip);
+                    code_written(vm, c->insn->block->phys, 1); /* decoded again, it ends behind this instruction */
+                }
+            }
             r->log_count = 0;
             step_alone(c);
             break;
