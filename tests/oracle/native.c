@@ -69,7 +69,7 @@ static int vector_of(int sig, const siginfo_t *info, const greg_t *g)
     case SIGILL: return EXC_UD;
     case SIGFPE: return g[REG_TRAPNO] ? (int)g[REG_TRAPNO] : info->si_code == FPE_INTDIV ? EXC_DE : EXC_XM;
     case SIGSEGV: return g[REG_TRAPNO] ? (int)g[REG_TRAPNO] : info->si_code == SI_KERNEL ? EXC_GP : EXC_PF;
-    case SIGBUS: return EXC_AC;
+    case SIGBUS: return g[REG_TRAPNO] ? (int)g[REG_TRAPNO] : EXC_AC; /* #SS or #AC */
     default: return EXC_DB;
     }
 }

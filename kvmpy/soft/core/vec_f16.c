@@ -19,7 +19,7 @@ static uint32_t half_to_single(uint16_t h, uint32_t *flags)
     return sign | (e + 112) << 23 | fraction << 13;
 }
 
-static uint16_t single_to_half(uint32_t v, unsigned rounding, bool daz, uint32_t *flags)
+static uint16_t single_to_half(uint32_t v, uint32_t mxcsr, unsigned rounding, uint32_t *flags)
 {
     uint16_t sign = v >> 16 & 0x8000;
     uint32_t e = v >> 23 & 0xff, fraction = v & 0x7fffff;
@@ -29,7 +29,7 @@ static uint16_t single_to_half(uint32_t v, unsigned rounding, bool daz, uint32_t
         return (uint16_t)(sign | 0x7c00 | fraction >> 13 | (fraction ? 0x200 : 0));
     }
     if (e == 0 && fraction) {
-        if (daz)
+        if (mxcsr & MXCSR_DAZ)
             fraction = 0;
         else
             *flags |= MXCSR_DE;
@@ -52,7 +52,7 @@ static uint16_t single_to_half(uint32_t v, unsigned rounding, bool daz, uint32_t
             *flags |= MXCSR_OE | MXCSR_PE;
             result = rounding == 0 || away ? 0x7c00 : 0x7bff;
         }
-    } else if (rest) {
+    } else if (rest || !(mxcsr & MXCSR_UM)) { /* exact tiny results underflow only where that is unmasked */
         /* Tiny is judged after rounding as if the exponent had no bound (SDM 1 4.9.1.5): at the border one more bit counts. */
         bool tiny = true;
         if (exponent == 0 && result == 0x400) {
@@ -98,7 +98,7 @@ INLINE void to_halves(Cpu *c, const Insn *i, unsigned count)
     unsigned rounding = imm8(i) & 4 ? mxcsr >> 13 & 3 : imm8(i) & 3;
     Ymm d = {0};
     for (unsigned k = 0; k < count; k++)
-        d.u16[k] = single_to_half(c->ymm[i->reg].u32[k], rounding, mxcsr & MXCSR_DAZ, &flags);
+        d.u16[k] = single_to_half(c->ymm[i->reg].u32[k], mxcsr, rounding, &flags);
     if (flags & unmasked & (MXCSR_IE | MXCSR_DE))
         flags &= MXCSR_IE | MXCSR_DE;
     if (flags & unmasked) {
