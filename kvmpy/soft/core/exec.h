@@ -21,8 +21,18 @@
 /* Ends the block after an instruction that changed mode, mappings or the like and does not jump. */
 #define LEAVE() LEAVE_AT(i->next_rip)
 
-#define UNUSED_INSN (void)i
 #define EXEC(name) static const Insn *name(Cpu *c, const Insn *i)
+
+/* A handler whose body ends where the next instruction begins: were a local variable still alive there whose address was
+   passed on, the compiler would make no tail call of it. */
+#define EXEC_VOID(name) \
+    HOT_INLINE void name##_body(Cpu *c, const Insn *i); \
+    EXEC(name) \
+    { \
+        name##_body(c, i); \
+        NEXT(); \
+    } \
+    HOT_INLINE void name##_body(Cpu *c __attribute__((unused)), const Insn *i __attribute__((unused)))
 
 /* The exec_<id> array of an instruction with one meaning for every size. */
 #define ONE(id, fn) const exec_fn exec_##id[8] = {fn, fn, fn, fn, fn, fn, fn, fn};

@@ -78,17 +78,16 @@ static uint64_t fx_operand(Cpu *c, const Insn *i, bool write)
     return linear;
 }
 
-EXEC(fxsave)
+EXEC_VOID(fxsave)
 {
     uint64_t linear = fx_operand(c, i, true);
     uint8_t image[FXSAVE_BYTES];
     fxsave_image(c, image, i->flags & INSN_REXW, c->cr4 & CR4_OSFXSR);
     /* the last 48 bytes are software's: never written (SDM 1 10.5.1) */
     mem_write_bytes(c, i, i->seg, linear, image, c->cr4 & CR4_OSFXSR ? (in_64bit(c) ? 416 : 288) : 160);
-    NEXT();
 }
 
-EXEC(fxrstor)
+EXEC_VOID(fxrstor)
 {
     uint64_t linear = fx_operand(c, i, false);
     uint8_t image[FXSAVE_BYTES];
@@ -97,7 +96,6 @@ EXEC(fxrstor)
     if (sse && (get(image, 24, 4) & ~(uint64_t)MXCSR_VALID))
         raise_gp0(c, i);
     fxrstor_image(c, image, i->flags & INSN_REXW, sse);
-    NEXT();
 }
 ONE(FXSAVE, fxsave)
 ONE(FXRSTOR, fxrstor)

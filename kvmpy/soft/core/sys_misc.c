@@ -29,32 +29,29 @@ static void give_tsc(Cpu *c, const Insn *i)
     c->gpr[RDX] = tsc >> 32;
 }
 
-EXEC(read_tsc)
+EXEC_VOID(read_tsc)
 {
     check_tsd(c, i);
     give_tsc(c, i);
-    NEXT();
 }
-EXEC(read_tscp)
+EXEC_VOID(read_tscp)
 {
     check_tsd(c, i);
     give_tsc(c, i);
     c->gpr[RCX] = (uint32_t)c->tsc_aux;
-    NEXT();
 }
 /* No counters: every index is outside. */
 EXEC(read_pmc) { raise_gp0(c, i); }
-EXEC(read_pid)
+EXEC_VOID(read_pid)
 {
     c->gpr[i->rm] = c->tsc_aux;
-    NEXT();
 }
 ONE(rdtsc, read_tsc)
 ONE(rdtscp, read_tscp)
 ONE(rdpmc, read_pmc)
 ONE(rdpid, read_pid)
 
-EXEC(cpu_id)
+EXEC_VOID(cpu_id)
 {
     uint32_t out[4];
     cpuid_read(c, (uint32_t)c->gpr[RAX], (uint32_t)c->gpr[RCX], out);
@@ -62,7 +59,6 @@ EXEC(cpu_id)
     c->gpr[RBX] = out[1];
     c->gpr[RCX] = out[2];
     c->gpr[RDX] = out[3];
-    NEXT();
 }
 ONE(cpuid, cpu_id)
 
@@ -78,25 +74,23 @@ static bool random_bits(Cpu *c, uint64_t *v)
     return true;
 }
 
-EXEC(random_number)
+EXEC_VOID(random_number)
 {
     uint64_t v = 0;
     bool ok = random_bits(c, &v);
     set_reg(c, i->rm, i->osize, ok ? v : 0);
     cc_explicit(c, ok ? FL_CF : 0);
-    NEXT();
 }
 ONE(rdrand, random_number)
 ONE(rdseed, random_number)
 
-EXEC(monitor_address)
+EXEC_VOID(monitor_address)
 {
     if (c->cpl != 0)
         raise_ud(c, i);
     if ((uint32_t)c->gpr[RCX] != 0)
         raise_gp0(c, i);
     read8(c, i, i->seg, c->gpr[RAX] & i->amask);
-    NEXT();
 }
 /* May end at any time; it ends at once. */
 EXEC(monitor_wait)
@@ -114,11 +108,10 @@ ONE(mwait, monitor_wait)
 #define HYPERCALL_ENOSYS 1000
 
 /* None of KVM's hypercalls is offered in CPUID. */
-EXEC(hypercall)
+EXEC_VOID(hypercall)
 {
     int64_t result = c->cpl != 0 ? -HYPERCALL_EPERM : -HYPERCALL_ENOSYS;
     c->gpr[RAX] = in_64bit(c) ? (uint64_t)result : (uint32_t)result;
-    NEXT();
 }
 ONE(vmcall, hypercall)
 ONE(vmmcall, hypercall)

@@ -26,19 +26,17 @@ EXEC(mov_to_sreg_m)
 }
 REG_MEM(mov_SwEw, mov_to_sreg_r, mov_to_sreg_m)
 
-EXEC(mov_from_sreg_r)
+EXEC_VOID(mov_from_sreg_r)
 {
     if (i->reg > SEG_GS)
         raise_ud(c, i);
     set_reg(c, i->rm, i->osize, c->seg[i->reg].selector);
-    NEXT();
 }
-EXEC(mov_from_sreg_m)
+EXEC_VOID(mov_from_sreg_m)
 {
     if (i->reg > SEG_GS)
         raise_ud(c, i);
     store16(c, i, c->seg[i->reg].selector);
-    NEXT();
 }
 REG_MEM(mov_EvSw, mov_from_sreg_r, mov_from_sreg_m)
 
@@ -121,7 +119,7 @@ static bool visible(Cpu *c, const Insn *i, uint16_t sel, Desc *d)
 
 static bool system_type_in(const Desc *d, uint32_t types) { return types >> DESC_TYPE(d) & 1; }
 
-EXEC(load_rights)
+EXEC_VOID(load_rights)
 {
     Desc d;
     bool ok = visible(c, i, selector_operand(c, i), &d);
@@ -130,11 +128,10 @@ EXEC(load_rights)
     if (ok)
         set_reg(c, i->reg, i->osize, d.low >> 32 & (i->osize == 2 ? 0xff00 : 0xffff00));
     cc_change(c, FL_ZF, ok ? FL_ZF : 0);
-    NEXT();
 }
 ONE(lar, load_rights)
 
-EXEC(load_limit)
+EXEC_VOID(load_limit)
 {
     Desc d;
     bool ok = visible(c, i, selector_operand(c, i), &d);
@@ -146,37 +143,33 @@ EXEC(load_limit)
         set_reg(c, i->reg, i->osize, s.limit);
     }
     cc_change(c, FL_ZF, ok ? FL_ZF : 0);
-    NEXT();
 }
 ONE(lsl, load_limit)
 
-EXEC(verify_read)
+EXEC_VOID(verify_read)
 {
     Desc d;
     bool ok = visible(c, i, selector_operand(c, i), &d) && DESC_S(&d) && (!DESC_IS_CODE(&d) || DESC_TYPE(&d) & 2);
     cc_change(c, FL_ZF, ok ? FL_ZF : 0);
-    NEXT();
 }
-EXEC(verify_write)
+EXEC_VOID(verify_write)
 {
     Desc d;
     bool ok = visible(c, i, selector_operand(c, i), &d) && DESC_IS_WRITABLE(&d);
     cc_change(c, FL_ZF, ok ? FL_ZF : 0);
-    NEXT();
 }
 ONE(verr, verify_read)
 ONE(verw, verify_write)
 
-EXEC(adjust_rpl_r)
+EXEC_VOID(adjust_rpl_r)
 {
     uint16_t dst = (uint16_t)c->gpr[i->rm], src = (uint16_t)c->gpr[i->reg];
     bool raise = SEL_RPL(dst) < SEL_RPL(src);
     if (raise)
         set_reg(c, i->rm, 2, (dst & ~3u) | SEL_RPL(src));
     cc_change(c, FL_ZF, raise ? FL_ZF : 0);
-    NEXT();
 }
-EXEC(adjust_rpl_m)
+EXEC_VOID(adjust_rpl_m)
 {
     uint64_t linear;
     uint16_t dst = load_for_store16(c, i, &linear), src = (uint16_t)c->gpr[i->reg];
@@ -184,7 +177,6 @@ EXEC(adjust_rpl_m)
     if (raise)
         write16_linear(c, i, i->seg, linear, (uint16_t)((dst & ~3u) | SEL_RPL(src)));
     cc_change(c, FL_ZF, raise ? FL_ZF : 0);
-    NEXT();
 }
 REG_MEM(arpl, adjust_rpl_r, adjust_rpl_m)
 
@@ -211,7 +203,7 @@ static void read_system(Cpu *c, const Insn *i, uint16_t sel, uint32_t types, Des
         raise_error(c, i, EXC_GP, SEL_ERROR(sel));
 }
 
-EXEC(load_ldt)
+EXEC_VOID(load_ldt)
 {
     CHECK_CPL0();
     uint16_t sel = selector_operand(c, i);
@@ -220,7 +212,6 @@ EXEC(load_ldt)
     if (!SEL_NULL(sel))
         read_system(c, i, sel, 1 << TYPE_LDT, &d, &s);
     c->seg[SEG_LDTR] = s;
-    NEXT();
 }
 ONE(lldt, load_ldt)
 

@@ -13,17 +13,6 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* A handler whose body ends where the next instruction begins: were a local variable still alive there whose address was
-   passed on, the compiler would make no tail call of it. */
-#define VEC(name) \
-    INLINE void name##_body(Cpu *c, const Insn *i); \
-    EXEC(name) \
-    { \
-        name##_body(c, i); \
-        NEXT(); \
-    } \
-    INLINE void name##_body(Cpu *c, const Insn *i)
-
 /* Frequent memory forms twice: this one where the operand is plain RAM and nothing is denied, else `slow`, a tail call, so that
    the fast one needs no stack frame. Makes `ram`, the operand's host address. */
 #define VEC_IN_RAM(stop, bytes, aligned, tag, slow) \
@@ -78,7 +67,7 @@ INLINE uint32_t get_rm32(Cpu *c, const Insn *i) { return i->flags & INSN_MEM ? l
 INLINE uint64_t get_rm64(Cpu *c, const Insn *i) { return i->flags & INSN_MEM ? load64(c, i) : c->ymm[i->rm].u64[0]; }
 
 #define MMX_OP(id, op) \
-    VEC(id##_mmx_r) \
+    EXEC_VOID(id##_mmx_r) \
     { \
         ENTER_MMX(); \
         Ymm d, a, b; \
@@ -87,7 +76,7 @@ INLINE uint64_t get_rm64(Cpu *c, const Insn *i) { return i->flags & INSN_MEM ? l
         op(&d, &a, &b, 8, imm8(i)); \
         mmx_set(c, i->reg, d.u64[0]); \
     } \
-    VEC(id##_mmx_m) \
+    EXEC_VOID(id##_mmx_m) \
     { \
         ENTER_MMX(); \
         Ymm d, a, b; \
@@ -99,14 +88,14 @@ INLINE uint64_t get_rm64(Cpu *c, const Insn *i) { return i->flags & INSN_MEM ? l
     REG_MEM(id##_mmx, id##_mmx_r, id##_mmx_m)
 
 #define SSE_OP(id, op) \
-    VEC(id##_r) \
+    EXEC_VOID(id##_r) \
     { \
         CHECK_SSE(); \
         Ymm d; \
         op(&d, &c->ymm[i->reg], &c->ymm[i->rm], 16, imm8(i)); \
         memcpy(&c->ymm[i->reg], &d, 16); \
     } \
-    VEC(id##_slow) \
+    EXEC_VOID(id##_slow) \
     { \
         CHECK_SSE(); \
         Ymm d, b; \
@@ -127,7 +116,7 @@ INLINE uint64_t get_rm64(Cpu *c, const Insn *i) { return i->flags & INSN_MEM ? l
 
 /* VEX form of n bytes whose second source has `m` bytes. */
 #define VEX_OP_SIZED(id, op, n, m) \
-    VEC(id##_any) \
+    EXEC_VOID(id##_any) \
     { \
         CHECK_AVX(); \
         Ymm d, b; \
@@ -140,7 +129,7 @@ INLINE uint64_t get_rm64(Cpu *c, const Insn *i) { return i->flags & INSN_MEM ? l
 #define VEX_OP256(id, op) VEX_OP_SIZED(id, op, 32, 32)
 /* One line of the table for both lengths. */
 #define VEX_OP(id, op) \
-    VEC(id##_any) \
+    EXEC_VOID(id##_any) \
     { \
         CHECK_AVX(); \
         Ymm d, b; \

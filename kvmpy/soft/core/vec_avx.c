@@ -4,7 +4,7 @@
 /* ---- broadcasts ---- */
 
 #define BROADCAST(id, bits) \
-    VEC(id##_any) \
+    EXEC_VOID(id##_any) \
     { \
         CHECK_AVX(); \
         uint##bits##_t v = i->flags & INSN_MEM ? load##bits(c, i) : c->ymm[i->rm].u##bits[0]; \
@@ -23,7 +23,7 @@ BROADCAST(vpbroadcastw, 16)
 BROADCAST(vpbroadcastd, 32)
 BROADCAST(vpbroadcastq, 64)
 
-VEC(vbroadcast128_m)
+EXEC_VOID(vbroadcast128_m)
 {
     CHECK_AVX();
     Ymm d;
@@ -105,7 +105,7 @@ OP(op_vinsertf128)
 VEX_OP_SIZED(vinsertf128, op_vinsertf128, 32, 16)
 VEX_OP_SIZED(vinserti128, op_vinsertf128, 32, 16)
 
-VEC(vextractf128_any)
+EXEC_VOID(vextractf128_any)
 {
     CHECK_AVX();
     Ymm v;
@@ -121,7 +121,7 @@ ONE(vextracti128, vextractf128_any)
 /* ---- masked moves: elements whose mask's top bit is clear are not accessed ---- */
 
 #define MASK_LOAD(id, bits) \
-    VEC(id##_m) \
+    EXEC_VOID(id##_m) \
     { \
         CHECK_AVX(); \
         Ymm d = {0}; \
@@ -135,7 +135,7 @@ ONE(vextracti128, vextractf128_any)
     } \
     ONE(id, id##_m)
 #define MASK_STORE(id, bits) \
-    VEC(id##_m) \
+    EXEC_VOID(id##_m) \
     { \
         CHECK_AVX(); \
         const Ymm *mask = &c->ymm[i->vvvv], *v = &c->ymm[i->reg]; \
@@ -162,7 +162,7 @@ MASK_STORE(vpmaskmovq_store, 64)
 /* ---- gathers: each element loaded clears its mask, so that a fault leaves what remains to be done ---- */
 
 #define GATHER(id, bits, index_bits) \
-    VEC(id##_m) \
+    EXEC_VOID(id##_m) \
     { \
         CHECK_AVX(); \
         if (i->reg == i->index || i->reg == i->vvvv || i->index == i->vvvv) \

@@ -115,13 +115,13 @@ INLINE void to_halves(Cpu *c, const Insn *i, unsigned count)
         store_vec(c, i, &d, 16, false);
     fp_raise(flags);
 }
-VEC(vcvtps2ph_any)
+EXEC_VOID(vcvtps2ph_any)
 {
     CHECK_AVX();
     to_halves(c, i, 4);
 }
 ONE(vcvtps2ph, vcvtps2ph_any)
-VEC(vcvtps2ph_y_any)
+EXEC_VOID(vcvtps2ph_y_any)
 {
     CHECK_AVX();
     to_halves(c, i, 8);

@@ -231,7 +231,7 @@ OP(op_psrldq_imm)
 
 /* The immediate forms work on ModRM.rm in place, VEX ones on it into VEX.vvvv. */
 #define SHIFT_IMM_SSE(name) \
-    VEC(name##_imm_r) \
+    EXEC_VOID(name##_imm_r) \
     { \
         CHECK_SSE(); \
         Ymm d; \
@@ -239,7 +239,7 @@ OP(op_psrldq_imm)
         memcpy(&c->ymm[i->rm], &d, 16); \
     } \
     ONE(name##_imm, name##_imm_r) \
-    VEC(v##name##_imm_r) \
+    EXEC_VOID(v##name##_imm_r) \
     { \
         CHECK_AVX(); \
         Ymm d; \
@@ -247,7 +247,7 @@ OP(op_psrldq_imm)
         vex_set(c, i->vvvv, &d, 16); \
     } \
     ONE(v##name##_imm, v##name##_imm_r) \
-    VEC(v##name##_imm_y_r) \
+    EXEC_VOID(v##name##_imm_y_r) \
     { \
         CHECK_AVX(); \
         Ymm d; \
@@ -260,7 +260,7 @@ OP(op_psrldq_imm)
     SSE_OP(name, op_##name) \
     VEX_OP_SIZED(v##name, op_##name, 16, 16) \
     VEX_OP_SIZED(v##name##_y, op_##name, 32, 16) \
-    VEC(name##_imm_mmx_r) \
+    EXEC_VOID(name##_imm_mmx_r) \
     { \
         ENTER_MMX(); \
         Ymm d, b; \

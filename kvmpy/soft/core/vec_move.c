@@ -4,13 +4,13 @@
 /* ---- whole registers ---- */
 
 #define MOVE_LOAD(id, aligned) \
-    VEC(id##_r) \
+    EXEC_VOID(id##_r) \
     { \
         CHECK_SSE(); \
         c->ymm[i->reg].u64[0] = c->ymm[i->rm].u64[0]; \
         c->ymm[i->reg].u64[1] = c->ymm[i->rm].u64[1]; \
     } \
-    VEC(id##_slow) \
+    EXEC_VOID(id##_slow) \
     { \
         CHECK_SSE(); \
         Ymm v; \
@@ -25,13 +25,13 @@
     } \
     REG_MEM(id, id##_r, id##_m)
 #define MOVE_STORE(id, aligned) \
-    VEC(id##_r) \
+    EXEC_VOID(id##_r) \
     { \
         CHECK_SSE(); \
         c->ymm[i->rm].u64[0] = c->ymm[i->reg].u64[0]; \
         c->ymm[i->rm].u64[1] = c->ymm[i->reg].u64[1]; \
     } \
-    VEC(id##_slow) \
+    EXEC_VOID(id##_slow) \
     { \
         CHECK_SSE(); \
         store_vec(c, i, &c->ymm[i->reg], 16, aligned); \
@@ -44,13 +44,13 @@
     } \
     REG_MEM(id, id##_r, id##_m)
 #define VEX_MOVE_LOAD(id, aligned) \
-    VEC(id##_r) \
+    EXEC_VOID(id##_r) \
     { \
         CHECK_AVX(); \
         Ymm v = c->ymm[i->rm]; \
         vex_set(c, i->reg, &v, vex_bytes(i)); \
     } \
-    VEC(id##_m) \
+    EXEC_VOID(id##_m) \
     { \
         CHECK_AVX(); \
         Ymm v; \
@@ -64,13 +64,13 @@
     } \
     REG_MEM(id, id##_r, id##_m)
 #define VEX_MOVE_STORE(id, aligned) \
-    VEC(id##_r) \
+    EXEC_VOID(id##_r) \
     { \
         CHECK_AVX(); \
         Ymm v = c->ymm[i->reg]; \
         vex_set(c, i->rm, &v, vex_bytes(i)); \
     } \
-    VEC(id##_m) \
+    EXEC_VOID(id##_m) \
     { \
         CHECK_AVX(); \
         if (i->flags & INSN_VEXL) \
@@ -105,12 +105,12 @@ VEX_MOVE_STORE(vmovntdq, true)
 /* ---- MOVSS, MOVSD: a load clears the rest of the register, a register move keeps it ---- */
 
 #define MOVE_SCALAR(name, vname, f, bits) \
-    VEC(name##_load_r) \
+    EXEC_VOID(name##_load_r) \
     { \
         CHECK_SSE(); \
         c->ymm[i->reg].f[0] = c->ymm[i->rm].f[0]; \
     } \
-    VEC(name##_load_slow) \
+    EXEC_VOID(name##_load_slow) \
     { \
         CHECK_SSE(); \
         uint64_t v = load##bits(c, i); \
@@ -128,12 +128,12 @@ VEX_MOVE_STORE(vmovntdq, true)
         NEXT(); \
     } \
     REG_MEM(name##_load, name##_load_r, name##_load_m) \
-    VEC(name##_store_r) \
+    EXEC_VOID(name##_store_r) \
     { \
         CHECK_SSE(); \
         c->ymm[i->rm].f[0] = c->ymm[i->reg].f[0]; \
     } \
-    VEC(name##_store_slow) \
+    EXEC_VOID(name##_store_slow) \
     { \
         CHECK_SSE(); \
         store##bits(c, i, c->ymm[i->reg].f[0]); \
@@ -145,7 +145,7 @@ VEX_MOVE_STORE(vmovntdq, true)
         NEXT(); \
     } \
     REG_MEM(name##_store, name##_store_r, name##_store_m) \
-    VEC(vname##_load_m) \
+    EXEC_VOID(vname##_load_m) \
     { \
         CHECK_AVX(); \
         Ymm v; \
@@ -153,13 +153,13 @@ VEX_MOVE_STORE(vmovntdq, true)
         vex_set(c, i->reg, &v, 8); \
     } \
     ONE(vname##_load, vname##_load_m) \
-    VEC(vname##_store_m) \
+    EXEC_VOID(vname##_store_m) \
     { \
         CHECK_AVX(); \
         store##bits(c, i, c->ymm[i->reg].f[0]); \
     } \
     ONE(vname##_store, vname##_store_m) \
-    VEC(vname##_r) \
+    EXEC_VOID(vname##_r) \
     { \
         CHECK_AVX(); \
         Ymm v = c->ymm[i->vvvv]; \
@@ -167,7 +167,7 @@ VEX_MOVE_STORE(vmovntdq, true)
         vex_set(c, i->reg, &v, 16); \
     } \
     ONE(vname, vname##_r) \
-    VEC(vname##_back_r) \
+    EXEC_VOID(vname##_back_r) \
     { \
         CHECK_AVX(); \
         Ymm v = c->ymm[i->vvvv]; \
@@ -181,19 +181,19 @@ MOVE_SCALAR(movsd_v, vmovsd, u64, 64)
 /* ---- one half of a register ---- */
 
 #define MOVE_HALF(name, half) \
-    VEC(name##_load_m) \
+    EXEC_VOID(name##_load_m) \
     { \
         CHECK_SSE(); \
         c->ymm[i->reg].u64[half] = load64(c, i); \
     } \
     ONE(name##_load, name##_load_m) \
-    VEC(name##_store_m) \
+    EXEC_VOID(name##_store_m) \
     { \
         CHECK_SSE(); \
         store64(c, i, c->ymm[i->reg].u64[half]); \
     } \
     ONE(name##_store, name##_store_m) \
-    VEC(v##name##_load_m) \
+    EXEC_VOID(v##name##_load_m) \
     { \
         CHECK_AVX(); \
         Ymm v = c->ymm[i->vvvv]; \
@@ -201,7 +201,7 @@ MOVE_SCALAR(movsd_v, vmovsd, u64, 64)
         vex_set(c, i->reg, &v, 16); \
     } \
     ONE(v##name##_load, v##name##_load_m) \
-    VEC(v##name##_store_m) \
+    EXEC_VOID(v##name##_store_m) \
     { \
         CHECK_AVX(); \
         store64(c, i, c->ymm[i->reg].u64[half]); \
@@ -213,13 +213,13 @@ MOVE_HALF(movhps, 1)
 MOVE_HALF(movhpd, 1)
 
 #define MOVE_CROSS(name, to, from) \
-    VEC(name##_r) \
+    EXEC_VOID(name##_r) \
     { \
         CHECK_SSE(); \
         c->ymm[i->reg].u64[to] = c->ymm[i->rm].u64[from]; \
     } \
     ONE(name, name##_r) \
-    VEC(v##name##_r) \
+    EXEC_VOID(v##name##_r) \
     { \
         CHECK_AVX(); \
         Ymm v = c->ymm[i->vvvv]; \
@@ -247,14 +247,14 @@ OP(op_movshdup)
 FLOAT_OP(movsldup, op_movsldup)
 FLOAT_OP(movshdup, op_movshdup)
 
-VEC(movddup_any)
+EXEC_VOID(movddup_any)
 {
     CHECK_SSE();
     uint64_t v = get_rm64(c, i);
     c->ymm[i->reg].u64[0] = c->ymm[i->reg].u64[1] = v;
 }
 ONE(movddup, movddup_any)
-VEC(vmovddup_any)
+EXEC_VOID(vmovddup_any)
 {
     CHECK_AVX();
     Ymm b;
@@ -273,13 +273,13 @@ ONE(vmovddup, vmovddup_any)
 
 /* The upper bits of the XMM register become zero. */
 #define MOVD_LOAD(id, value_r, value_m) \
-    VEC(id##_r) \
+    EXEC_VOID(id##_r) \
     { \
         CHECK_SSE(); \
         c->ymm[i->reg].u64[0] = (value_r); \
         c->ymm[i->reg].u64[1] = 0; \
     } \
-    VEC(id##_m) \
+    EXEC_VOID(id##_m) \
     { \
         CHECK_SSE(); \
         uint64_t v = (value_m); \
@@ -292,7 +292,7 @@ MOVD_LOAD(movq_gpr_load, c->gpr[i->rm], load64(c, i))
 MOVD_LOAD(movq_load, c->ymm[i->rm].u64[0], load64(c, i))
 
 #define MOVD_STORE(id, check, wide, value) \
-    VEC(id##_any) \
+    EXEC_VOID(id##_any) \
     { \
         check(); \
         if (i->flags & INSN_MEM) { \
@@ -313,7 +313,7 @@ MOVD_STORE(movq_gpr_store, CHECK_SSE, true, VALUE)
 MOVD_STORE(vmovd_store, CHECK_AVX, false, VALUE)
 MOVD_STORE(vmovq_gpr_store, CHECK_AVX, W_BIT, VALUE)
 
-VEC(vmovd_gpr_any)
+EXEC_VOID(vmovd_gpr_any)
 {
     CHECK_AVX();
     Ymm v;
@@ -326,7 +326,7 @@ VEC(vmovd_gpr_any)
 ONE(vmovd_load, vmovd_gpr_any)
 ONE(vmovq_gpr_load, vmovd_gpr_any)
 
-VEC(vmovq_load_any)
+EXEC_VOID(vmovq_load_any)
 {
     CHECK_AVX();
     Ymm v;
@@ -335,19 +335,19 @@ VEC(vmovq_load_any)
 }
 ONE(vmovq_load, vmovq_load_any)
 
-VEC(movq_store_r)
+EXEC_VOID(movq_store_r)
 {
     CHECK_SSE();
     c->ymm[i->rm].u64[0] = VALUE;
     c->ymm[i->rm].u64[1] = 0;
 }
-VEC(movq_store_m)
+EXEC_VOID(movq_store_m)
 {
     CHECK_SSE();
     store64(c, i, VALUE);
 }
 REG_MEM(movq_store, movq_store_r, movq_store_m)
-VEC(vmovq_store_any)
+EXEC_VOID(vmovq_store_any)
 {
     CHECK_AVX();
     Ymm v = c->ymm[i->reg];
@@ -359,7 +359,7 @@ VEC(vmovq_store_any)
 ONE(vmovq_store, vmovq_store_any)
 
 #define MMX_LOAD(id, value_r, value_m) \
-    VEC(id##_any) \
+    EXEC_VOID(id##_any) \
     { \
         ENTER_MMX(); \
         mmx_set(c, i->reg, i->flags & INSN_MEM ? value_m(c, i) : (value_r)); \
@@ -369,7 +369,7 @@ MMX_LOAD(movd_mmx_load, (uint32_t)c->gpr[i->rm], load32)
 MMX_LOAD(movq_mmx_gpr_load, c->gpr[i->rm], load64)
 MMX_LOAD(movq_mmx_load, MM(i->rm), load64)
 
-VEC(movd_mmx_store_any)
+EXEC_VOID(movd_mmx_store_any)
 {
     ENTER_MMX();
     if (i->flags & INSN_MEM)
@@ -379,7 +379,7 @@ VEC(movd_mmx_store_any)
     mmx_use(c);
 }
 ONE(movd_mmx_store, movd_mmx_store_any)
-VEC(movq_mmx_gpr_store_any)
+EXEC_VOID(movq_mmx_gpr_store_any)
 {
     ENTER_MMX();
     if (i->flags & INSN_MEM)
@@ -389,7 +389,7 @@ VEC(movq_mmx_gpr_store_any)
     mmx_use(c);
 }
 ONE(movq_mmx_gpr_store, movq_mmx_gpr_store_any)
-VEC(movq_mmx_store_any)
+EXEC_VOID(movq_mmx_store_any)
 {
     ENTER_MMX();
     if (i->flags & INSN_MEM) {
@@ -402,7 +402,7 @@ VEC(movq_mmx_store_any)
 ONE(movq_mmx_store, movq_mmx_store_any)
 ONE(movntq, movq_mmx_store_any)
 
-VEC(movq2dq_r)
+EXEC_VOID(movq2dq_r)
 {
     ENTER_SSE_MMX();
     c->ymm[i->reg].u64[0] = MM(i->rm);
@@ -410,7 +410,7 @@ VEC(movq2dq_r)
     mmx_use(c);
 }
 ONE(movq2dq, movq2dq_r)
-VEC(movdq2q_r)
+EXEC_VOID(movdq2q_r)
 {
     ENTER_SSE_MMX();
     mmx_set(c, i->reg, c->ymm[i->rm].u64[0]);
@@ -429,7 +429,7 @@ static void mask_store(Cpu *c, const Insn *i, const uint8_t *value, const uint8_
         if (mask[k] & 0x80)
             write8(c, i, i->seg, (offset + k) & i->amask, value[k]);
 }
-VEC(maskmovq_r)
+EXEC_VOID(maskmovq_r)
 {
     ENTER_MMX();
     uint64_t v = MM(i->reg), m = MM(i->rm);
@@ -437,13 +437,13 @@ VEC(maskmovq_r)
     mmx_use(c);
 }
 ONE(maskmovq, maskmovq_r)
-VEC(maskmovdqu_r)
+EXEC_VOID(maskmovdqu_r)
 {
     CHECK_SSE();
     mask_store(c, i, c->ymm[i->reg].u8, c->ymm[i->rm].u8, 16);
 }
 ONE(maskmovdqu, maskmovdqu_r)
-VEC(vmaskmovdqu_r)
+EXEC_VOID(vmaskmovdqu_r)
 {
     CHECK_AVX();
     mask_store(c, i, c->ymm[i->reg].u8, c->ymm[i->rm].u8, 16);
@@ -452,7 +452,7 @@ ONE(vmaskmovdqu, vmaskmovdqu_r)
 
 /* ---- state ---- */
 
-VEC(emms_any)
+EXEC_VOID(emms_any)
 {
     ENTER_MMX();
     c->x87.tag = 0;
@@ -467,25 +467,25 @@ INLINE void ldmxcsr(Cpu *c, const Insn *i)
         raise_gp0(c, i);
     mxcsr_write(c, v);
 }
-VEC(ldmxcsr_m)
+EXEC_VOID(ldmxcsr_m)
 {
     CHECK_SSE();
     ldmxcsr(c, i);
 }
 ONE(ldmxcsr, ldmxcsr_m)
-VEC(vldmxcsr_m)
+EXEC_VOID(vldmxcsr_m)
 {
     CHECK_AVX();
     ldmxcsr(c, i);
 }
 ONE(vldmxcsr, vldmxcsr_m)
-VEC(stmxcsr_m)
+EXEC_VOID(stmxcsr_m)
 {
     CHECK_SSE();
     store32(c, i, mxcsr_sync(c));
 }
 ONE(stmxcsr, stmxcsr_m)
-VEC(vstmxcsr_m)
+EXEC_VOID(vstmxcsr_m)
 {
     CHECK_AVX();
     store32(c, i, mxcsr_sync(c));
@@ -493,14 +493,14 @@ VEC(vstmxcsr_m)
 ONE(vstmxcsr, vstmxcsr_m)
 
 /* Outside 64-bit mode only eight registers are reached. */
-VEC(vzeroupper_any)
+EXEC_VOID(vzeroupper_any)
 {
     CHECK_AVX();
     for (unsigned r = 0; r < (in_64bit(c) ? 16 : 8); r++)
         c->ymm[r].u64[2] = c->ymm[r].u64[3] = 0;
 }
 ONE(vzeroupper, vzeroupper_any)
-VEC(vzeroall_any)
+EXEC_VOID(vzeroall_any)
 {
     CHECK_AVX();
     for (unsigned r = 0; r < (in_64bit(c) ? 16 : 8); r++)

@@ -83,7 +83,7 @@ static void sha256rnds2(Ymm *d, const Ymm *a, const Ymm *b, const Ymm *wk)
     d->u32[1] = ve;
     d->u32[0] = vf;
 }
-VEC(sha256rnds2_any)
+EXEC_VOID(sha256rnds2_any)
 {
     CHECK_SSE();
     Ymm b, d;

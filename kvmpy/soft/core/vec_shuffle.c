@@ -47,7 +47,7 @@ UNPACK(op_punpckhdq, u32, 1)
 UNPACK(op_punpckhqdq, u64, 1)
 /* The MMX forms of the lower half have 32 bits in memory. */
 #define PUNPCKL_MMX(name, op) \
-    VEC(name##_mmx_r) \
+    EXEC_VOID(name##_mmx_r) \
     { \
         ENTER_MMX(); \
         Ymm d, a, b; \
@@ -178,7 +178,7 @@ VEX_OP(vpblendd, op_blendps)
         for (unsigned k = 0; k < n / sizeof d->f[0]; k++) \
             d->f[k] = mask->f[k] < 0 ? b->f[k] : a->f[k]; \
     } \
-    VEC(name##_any) \
+    EXEC_VOID(name##_any) \
     { \
         CHECK_SSE(); \
         Ymm d, b; \
@@ -191,7 +191,7 @@ VEX_OP(vpblendd, op_blendps)
     } \
     ONE(name, name##_any)
 #define VEX_BLENDV(id, op) \
-    VEC(id##_any) \
+    EXEC_VOID(id##_any) \
     { \
         CHECK_AVX(); \
         Ymm d, b; \
@@ -231,7 +231,7 @@ VEX_BLENDV(vblendvpd, op_blendvpd)
         else \
             b->u16[0] = load16(c, i); \
     } \
-    VEC(name##_any) \
+    EXEC_VOID(name##_any) \
     { \
         CHECK_SSE(); \
         Ymm d, b; \
@@ -240,7 +240,7 @@ VEX_BLENDV(vblendvpd, op_blendvpd)
         memcpy(&c->ymm[i->reg], &d, 16); \
     } \
     ONE(name, name##_any) \
-    VEC(v##name##_any) \
+    EXEC_VOID(v##name##_any) \
     { \
         CHECK_AVX(); \
         Ymm d, b; \
@@ -249,7 +249,7 @@ VEX_BLENDV(vblendvpd, op_blendvpd)
         vex_set(c, i->reg, &d, 16); \
     } \
     ONE(v##name, v##name##_any) \
-    VEC(v##name##_y_any) \
+    EXEC_VOID(v##name##_y_any) \
     { \
         CHECK_AVX(); \
         Ymm d, b; \
@@ -275,7 +275,7 @@ PMOV(pmovzxdq, u64, u32)
 
 #define W_BIT(c, i) ((i)->flags & INSN_REXW && in_64bit(c)) /* VEX.W means nothing to these outside 64-bit mode */
 
-VEC(pinsrw_mmx_any)
+EXEC_VOID(pinsrw_mmx_any)
 {
     ENTER_MMX();
     uint64_t v = i->flags & INSN_MEM ? load16(c, i) : (uint16_t)c->gpr[i->rm];
@@ -284,7 +284,7 @@ VEC(pinsrw_mmx_any)
 }
 ONE(pinsrw_mmx, pinsrw_mmx_any)
 
-VEC(pextrw_mmx_r)
+EXEC_VOID(pextrw_mmx_r)
 {
     ENTER_MMX();
     c->gpr[i->reg] = MM(i->rm) >> (imm8(i) & 3) * 16 & 0xffff;
@@ -293,7 +293,7 @@ VEC(pextrw_mmx_r)
 ONE(pextrw_mmx, pextrw_mmx_r)
 
 #define PINSR(id, vid, f, count, from_mem) \
-    VEC(id##_any) \
+    EXEC_VOID(id##_any) \
     { \
         CHECK_SSE(); \
         __typeof__(c->ymm[0].f[0]) v = \
@@ -314,7 +314,7 @@ PINSR(pinsrw, vpinsrw, u16, 8, load16)
 PINSR(pinsrd, vpinsrd, u32, 4, load32)
 PINSR(pinsrq, vpinsrq, u64, 2, load64)
 #define VEX_PINSR(id, statement) \
-    VEC(id##_any) \
+    EXEC_VOID(id##_any) \
     { \
         CHECK_AVX(); \
         statement; \
@@ -339,7 +339,7 @@ INLINE void pextr(Cpu *c, const Insn *i, uint64_t v, unsigned size)
         store64(c, i, v);
 }
 #define PEXTR(id, check, f, count) \
-    VEC(id##_any) \
+    EXEC_VOID(id##_any) \
     { \
         check(); \
         pextr(c, i, c->ymm[i->reg].f[imm8(i) & (count - 1)], sizeof c->ymm[0].f[0]); \
@@ -354,7 +354,7 @@ PEXTR(vpextrb, CHECK_AVX, u8, 16)
 PEXTR(vpextrw_store, CHECK_AVX, u16, 8)
 PEXTR(vpextrd, CHECK_AVX, u32, 4)
 PEXTR(vextractps, CHECK_AVX, u32, 4)
-VEC(vpextrq_any)
+EXEC_VOID(vpextrq_any)
 {
     CHECK_AVX();
     if (W_BIT(c, i))
@@ -364,13 +364,13 @@ VEC(vpextrq_any)
 }
 ONE(vpextrq, vpextrq_any)
 
-VEC(pextrw_r)
+EXEC_VOID(pextrw_r)
 {
     CHECK_SSE();
     c->gpr[i->reg] = c->ymm[i->rm].u16[imm8(i) & 7];
 }
 ONE(pextrw, pextrw_r)
-VEC(vpextrw_r)
+EXEC_VOID(vpextrw_r)
 {
     CHECK_AVX();
     c->gpr[i->reg] = c->ymm[i->rm].u16[imm8(i) & 7];
@@ -387,7 +387,7 @@ INLINE void insertps(Cpu *c, const Insn *i, Ymm *d)
         if (imm >> k & 1)
             d->u32[k] = 0;
 }
-VEC(insertps_any)
+EXEC_VOID(insertps_any)
 {
     CHECK_SSE();
     Ymm d = c->ymm[i->reg];
@@ -395,7 +395,7 @@ VEC(insertps_any)
     memcpy(&c->ymm[i->reg], &d, 16);
 }
 ONE(insertps, insertps_any)
-VEC(vinsertps_any)
+EXEC_VOID(vinsertps_any)
 {
     CHECK_AVX();
     Ymm d = c->ymm[i->vvvv];
@@ -407,7 +407,7 @@ ONE(vinsertps, vinsertps_any)
 /* ---- masks of top bits into a general register ---- */
 
 #define MOVMSK(id, check, f, count) \
-    VEC(id##_r) \
+    EXEC_VOID(id##_r) \
     { \
         check(); \
         const Ymm *v = &c->ymm[i->rm]; \
@@ -425,28 +425,28 @@ MOVMSK(vmovmskpd, CHECK_AVX, s64, vex_bytes(i) / 8)
 /* The eight top bits of a 64-bit element: the multiplication gathers them in its top byte. */
 INLINE uint32_t byte_mask(uint64_t v) { return (uint32_t)(((v >> 7 & 0x0101010101010101u) * 0x0102040810204080u) >> 56); }
 
-VEC(pmovmskb_mmx_r)
+EXEC_VOID(pmovmskb_mmx_r)
 {
     ENTER_MMX();
     c->gpr[i->reg] = byte_mask(MM(i->rm));
     mmx_use(c);
 }
 ONE(pmovmskb_mmx, pmovmskb_mmx_r)
-VEC(pmovmskb_r)
+EXEC_VOID(pmovmskb_r)
 {
     CHECK_SSE();
     const Ymm *v = &c->ymm[i->rm];
     c->gpr[i->reg] = byte_mask(v->u64[0]) | byte_mask(v->u64[1]) << 8;
 }
 ONE(pmovmskb, pmovmskb_r)
-VEC(vpmovmskb_r)
+EXEC_VOID(vpmovmskb_r)
 {
     CHECK_AVX();
     const Ymm *v = &c->ymm[i->rm];
     c->gpr[i->reg] = byte_mask(v->u64[0]) | byte_mask(v->u64[1]) << 8;
 }
 ONE(vpmovmskb, vpmovmskb_r)
-VEC(vpmovmskb_y_r)
+EXEC_VOID(vpmovmskb_y_r)
 {
     CHECK_AVX();
     const Ymm *v = &c->ymm[i->rm];

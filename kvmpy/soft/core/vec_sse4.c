@@ -186,7 +186,7 @@ INLINE void test_flags(Cpu *c, const Ymm *a, const Ymm *b, unsigned n, uint64_t 
     }
     cc_explicit(c, (both ? 0 : FL_ZF) | (only ? 0 : FL_CF));
 }
-VEC(ptest_any)
+EXEC_VOID(ptest_any)
 {
     CHECK_SSE();
     Ymm b;
@@ -198,7 +198,7 @@ VEC(ptest_any)
 }
 ONE(ptest, ptest_any)
 #define VEX_TEST(id, mask) \
-    VEC(id##_any) \
+    EXEC_VOID(id##_any) \
     { \
         CHECK_AVX(); \
         Ymm b; \

@@ -99,7 +99,7 @@ static void compare_mask(Cpu *c, const Insn *i, bool explicit_lengths)
 }
 
 #define STRING(id, check, fn, explicit_lengths) \
-    VEC(id##_any) \
+    EXEC_VOID(id##_any) \
     { \
         check(); \
         fn(c, i, explicit_lengths); \

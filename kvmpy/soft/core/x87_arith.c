@@ -61,7 +61,7 @@ BINARY_INT(fdiv, fidiv)
 BINARY_INT(fdivr, fidivr)
 
 /* ST(to) = ST(to) op ST(from) */
-static const Insn *arith_reg(Cpu *c, const Insn *i, binary_fn op, unsigned to, unsigned from, bool pop)
+static void arith_reg(Cpu *c, const Insn *i, binary_fn op, unsigned to, unsigned from, bool pop)
 {
     X87_ENTER();
     x87_note(c, i);
@@ -76,11 +76,10 @@ static const Insn *arith_reg(Cpu *c, const Insn *i, binary_fn op, unsigned to, u
     }
     if (pop && done)
         x87_pop(c);
-    NEXT();
 }
 
 /* ST(0) = ST(0) op memory */
-static const Insn *arith_mem(Cpu *c, const Insn *i, binary_fn op, unsigned size)
+static void arith_mem(Cpu *c, const Insn *i, binary_fn op, unsigned size)
 {
     X87_ENTER();
     uint64_t operand = size == 8 ? load64(c, i) : size == 4 ? load32(c, i) : load16(c, i);
@@ -93,18 +92,17 @@ static const Insn *arith_mem(Cpu *c, const Insn *i, binary_fn op, unsigned size)
         if (x87_take(c, op(&r, &operand, c->x87.control)))
             *x87_st(c, 0) = r;
     }
-    NEXT();
 }
 
 /* In the forms with ST(i) as destination the manual's FSUB and FSUBR, FDIV and FDIVR keep their meaning: dest = dest - src. */
 #define ARITH(name, op) \
-    EXEC(op##_st0) { return arith_reg(c, i, host_##op, 0, i->rm & 7, false); } \
-    EXEC(op##_sti) { return arith_reg(c, i, host_##op, i->rm & 7, 0, false); } \
-    EXEC(op##p_sti) { return arith_reg(c, i, host_##op, i->rm & 7, 0, true); } \
-    EXEC(op##_m32) { return arith_mem(c, i, host_##op##_m32, 4); } \
-    EXEC(op##_m64) { return arith_mem(c, i, host_##op##_m64, 8); } \
-    EXEC(op##_i16) { return arith_mem(c, i, host_##op##_i16, 2); } \
-    EXEC(op##_i32) { return arith_mem(c, i, host_##op##_i32, 4); } \
+    EXEC_VOID(op##_st0) { arith_reg(c, i, host_##op, 0, i->rm & 7, false); } \
+    EXEC_VOID(op##_sti) { arith_reg(c, i, host_##op, i->rm & 7, 0, false); } \
+    EXEC_VOID(op##p_sti) { arith_reg(c, i, host_##op, i->rm & 7, 0, true); } \
+    EXEC_VOID(op##_m32) { arith_mem(c, i, host_##op##_m32, 4); } \
+    EXEC_VOID(op##_m64) { arith_mem(c, i, host_##op##_m64, 8); } \
+    EXEC_VOID(op##_i16) { arith_mem(c, i, host_##op##_i16, 2); } \
+    EXEC_VOID(op##_i32) { arith_mem(c, i, host_##op##_i32, 4); } \
     ONE(name##_ST0, op##_st0) \
     ONE(name##_STi, op##_sti) \
     ONE(name##P_STi, op##p_sti) \
@@ -157,7 +155,7 @@ static bool compare(Cpu *c, binary_fn op, const void *operand, bool empty, uint1
     return done;
 }
 
-static const Insn *compare_to_status(Cpu *c, const Insn *i, binary_fn op, const void *operand, bool empty, unsigned pops)
+static void compare_to_status(Cpu *c, const Insn *i, binary_fn op, const void *operand, bool empty, unsigned pops)
 {
     uint16_t cc;
     x87_note(c, i);
@@ -165,22 +163,21 @@ static const Insn *compare_to_status(Cpu *c, const Insn *i, binary_fn op, const 
     c->x87.status = (uint16_t)((c->x87.status & ~(SW_C0 | SW_C2 | SW_C3)) | cc);
     while (done && pops--)
         x87_pop(c);
-    NEXT();
 }
 
-static const Insn *compare_reg(Cpu *c, const Insn *i, binary_fn op, unsigned n, unsigned pops)
+static void compare_reg(Cpu *c, const Insn *i, binary_fn op, unsigned n, unsigned pops)
 {
     X87_ENTER();
-    return compare_to_status(c, i, op, x87_st(c, n), x87_empty(c, 0) || x87_empty(c, n), pops);
+    compare_to_status(c, i, op, x87_st(c, n), x87_empty(c, 0) || x87_empty(c, n), pops);
 }
-static const Insn *compare_mem(Cpu *c, const Insn *i, binary_fn op, unsigned size, unsigned pops)
+static void compare_mem(Cpu *c, const Insn *i, binary_fn op, unsigned size, unsigned pops)
 {
     X87_ENTER();
     uint64_t operand = size == 8 ? load64(c, i) : size == 4 ? load32(c, i) : load16(c, i);
-    return compare_to_status(c, i, op, &operand, x87_empty(c, 0), pops);
+    compare_to_status(c, i, op, &operand, x87_empty(c, 0), pops);
 }
 /* FCOMI and kin: ZF, PF, CF; OF, SF, AF are cleared. */
-static const Insn *compare_flags(Cpu *c, const Insn *i, binary_fn op, bool pop)
+static void compare_flags(Cpu *c, const Insn *i, binary_fn op, bool pop)
 {
     X87_ENTER();
     uint16_t cc;
@@ -191,27 +188,26 @@ static const Insn *compare_flags(Cpu *c, const Insn *i, binary_fn op, bool pop)
         if (pop)
             x87_pop(c);
     }
-    NEXT();
 }
 
-EXEC(fcom_sti) { return compare_reg(c, i, host_fcom, i->rm & 7, 0); }
-EXEC(fcomp_sti) { return compare_reg(c, i, host_fcom, i->rm & 7, 1); }
-EXEC(fcompp) { return compare_reg(c, i, host_fcom, 1, 2); }
-EXEC(fucom_sti) { return compare_reg(c, i, host_fucom, i->rm & 7, 0); }
-EXEC(fucomp_sti) { return compare_reg(c, i, host_fucom, i->rm & 7, 1); }
-EXEC(fucompp) { return compare_reg(c, i, host_fucom, 1, 2); }
-EXEC(fcomi) { return compare_flags(c, i, host_fcom, false); }
-EXEC(fcomip) { return compare_flags(c, i, host_fcom, true); }
-EXEC(fucomi) { return compare_flags(c, i, host_fucom, false); }
-EXEC(fucomip) { return compare_flags(c, i, host_fucom, true); }
-EXEC(fcom_m32) { return compare_mem(c, i, host_fcom_m32, 4, 0); }
-EXEC(fcomp_m32) { return compare_mem(c, i, host_fcom_m32, 4, 1); }
-EXEC(fcom_m64) { return compare_mem(c, i, host_fcom_m64, 8, 0); }
-EXEC(fcomp_m64) { return compare_mem(c, i, host_fcom_m64, 8, 1); }
-EXEC(ficom_i16) { return compare_mem(c, i, host_fcom_i16, 2, 0); }
-EXEC(ficomp_i16) { return compare_mem(c, i, host_fcom_i16, 2, 1); }
-EXEC(ficom_i32) { return compare_mem(c, i, host_fcom_i32, 4, 0); }
-EXEC(ficomp_i32) { return compare_mem(c, i, host_fcom_i32, 4, 1); }
+EXEC_VOID(fcom_sti) { compare_reg(c, i, host_fcom, i->rm & 7, 0); }
+EXEC_VOID(fcomp_sti) { compare_reg(c, i, host_fcom, i->rm & 7, 1); }
+EXEC_VOID(fcompp) { compare_reg(c, i, host_fcom, 1, 2); }
+EXEC_VOID(fucom_sti) { compare_reg(c, i, host_fucom, i->rm & 7, 0); }
+EXEC_VOID(fucomp_sti) { compare_reg(c, i, host_fucom, i->rm & 7, 1); }
+EXEC_VOID(fucompp) { compare_reg(c, i, host_fucom, 1, 2); }
+EXEC_VOID(fcomi) { compare_flags(c, i, host_fcom, false); }
+EXEC_VOID(fcomip) { compare_flags(c, i, host_fcom, true); }
+EXEC_VOID(fucomi) { compare_flags(c, i, host_fucom, false); }
+EXEC_VOID(fucomip) { compare_flags(c, i, host_fucom, true); }
+EXEC_VOID(fcom_m32) { compare_mem(c, i, host_fcom_m32, 4, 0); }
+EXEC_VOID(fcomp_m32) { compare_mem(c, i, host_fcom_m32, 4, 1); }
+EXEC_VOID(fcom_m64) { compare_mem(c, i, host_fcom_m64, 8, 0); }
+EXEC_VOID(fcomp_m64) { compare_mem(c, i, host_fcom_m64, 8, 1); }
+EXEC_VOID(ficom_i16) { compare_mem(c, i, host_fcom_i16, 2, 0); }
+EXEC_VOID(ficomp_i16) { compare_mem(c, i, host_fcom_i16, 2, 1); }
+EXEC_VOID(ficom_i32) { compare_mem(c, i, host_fcom_i32, 4, 0); }
+EXEC_VOID(ficomp_i32) { compare_mem(c, i, host_fcom_i32, 4, 1); }
 ONE(FCOM_STi, fcom_sti)
 ONE(FCOMP_STi, fcomp_sti)
 ONE(FCOM2_STi, fcom_sti)
@@ -234,16 +230,16 @@ ONE(FICOMP_i16, ficomp_i16)
 ONE(FICOM_i32, ficom_i32)
 ONE(FICOMP_i32, ficomp_i32)
 
-EXEC(ftst)
+EXEC_VOID(ftst)
 {
     static const F80 zero = {0, 0};
     X87_ENTER();
-    return compare_to_status(c, i, host_fcom, &zero, x87_empty(c, 0), 0);
+    compare_to_status(c, i, host_fcom, &zero, x87_empty(c, 0), 0);
 }
 ONE(FTST, ftst)
 
 /* Class of ST(0): SDM 2A FXAM. */
-EXEC(fxam)
+EXEC_VOID(fxam)
 {
     X87_ENTER();
     x87_note(c, i);
@@ -260,27 +256,25 @@ EXEC(fxam)
     else
         cc = integer ? SW_C2 : 0;
     c->x87.status = (uint16_t)((c->x87.status & ~SW_CC) | cc | (v->se & 0x8000 ? SW_C1 : 0));
-    NEXT();
 }
 ONE(FXAM, fxam)
 
 /* ---- functions of ST(0) ---- */
 #define UNARY(name, op) \
-    EXEC(exec_host_##op) \
+    EXEC_VOID(exec_host_##op) \
     { \
         X87_ENTER(); \
         x87_note(c, i); \
         if (unlikely(x87_empty(c, 0))) { \
             if (x87_stack_fault(c, false)) \
                 x87_store(c, 0, &x87_indefinite); \
-            NEXT(); \
+            return; \
         } \
         F80 r = *x87_st(c, 0); \
         uint16_t sw; \
         X87_RUN1(#op, r, c->x87.control, sw); \
         if (x87_take(c, sw)) \
             *x87_st(c, 0) = r; \
-        NEXT(); \
     } \
     ONE(name, exec_host_##op)
 UNARY(FSQRT, fsqrt)
@@ -291,7 +285,7 @@ UNARY(FCHS, fchs)
 
 /* FSIN, FCOS: C2 says that the operand was out of range. */
 #define TRIGONOMETRIC(name, op) \
-    EXEC(exec_host_##op) \
+    EXEC_VOID(exec_host_##op) \
     { \
         X87_ENTER(); \
         x87_note(c, i); \
@@ -299,7 +293,7 @@ UNARY(FCHS, fchs)
         if (unlikely(x87_empty(c, 0))) { \
             if (x87_stack_fault(c, false)) \
                 x87_store(c, 0, &x87_indefinite); \
-            NEXT(); \
+            return; \
         } \
         F80 r = *x87_st(c, 0); \
         uint16_t sw; \
@@ -307,7 +301,6 @@ UNARY(FCHS, fchs)
         if (x87_take(c, sw)) \
             *x87_st(c, 0) = r; \
         c->x87.status |= sw & SW_C2; \
-        NEXT(); \
     } \
     ONE(name, exec_host_##op)
 TRIGONOMETRIC(FSIN, fsin)
@@ -315,7 +308,7 @@ TRIGONOMETRIC(FCOS, fcos)
 
 /* FPREM, FPREM1, FSCALE: ST(0) from ST(0) and ST(1); the condition codes tell the quotient. */
 #define WITH_ST1(name, op, codes) \
-    EXEC(exec_host_##op) \
+    EXEC_VOID(exec_host_##op) \
     { \
         X87_ENTER(); \
         x87_note(c, i); \
@@ -323,7 +316,7 @@ TRIGONOMETRIC(FCOS, fcos)
             c->x87.status &= (uint16_t)~(codes); \
             if (x87_stack_fault(c, false)) \
                 x87_store(c, 0, &x87_indefinite); \
-            NEXT(); \
+            return; \
         } \
         F80 r = *x87_st(c, 0); \
         uint16_t sw; \
@@ -331,7 +324,6 @@ TRIGONOMETRIC(FCOS, fcos)
         if (x87_take(c, sw)) \
             *x87_st(c, 0) = r; \
         c->x87.status = (uint16_t)((c->x87.status & ~(codes)) | (sw & (codes))); \
-        NEXT(); \
     } \
     ONE(name, exec_host_##op)
 WITH_ST1(FPREM, fprem, SW_CC)
@@ -340,7 +332,7 @@ WITH_ST1(FSCALE, fscale, 0)
 
 /* FYL2X, FYL2XP1, FPATAN: result in ST(1), then pop. */
 #define INTO_ST1(name, op) \
-    EXEC(exec_host_##op) \
+    EXEC_VOID(exec_host_##op) \
     { \
         X87_ENTER(); \
         x87_note(c, i); \
@@ -362,7 +354,6 @@ WITH_ST1(FSCALE, fscale, 0)
         } \
         if (done) \
             x87_pop(c); \
-        NEXT(); \
     } \
     ONE(name, exec_host_##op)
 INTO_ST1(FYL2X, fyl2x)
@@ -371,7 +362,7 @@ INTO_ST1(FPATAN, fpatan)
 
 /* FPTAN, FSINCOS, FXTRACT: ST(0) becomes the first result, the second is pushed. partial: C2 set means nothing happened. */
 #define PUSHES(name, op, partial) \
-    EXEC(exec_host_##op) \
+    EXEC_VOID(exec_host_##op) \
     { \
         X87_ENTER(); \
         x87_note(c, i); \
@@ -384,7 +375,7 @@ INTO_ST1(FPATAN, fpatan)
                 x87_set_top(c, x87_top(c) - 1); \
                 x87_store(c, 0, &x87_indefinite); \
             } \
-            NEXT(); \
+            return; \
         } \
         F80 first = *x87_st(c, 0), second = {0, 0}; \
         uint16_t sw, host = X87_HOST_CW; \
@@ -397,14 +388,13 @@ INTO_ST1(FPATAN, fpatan)
         bool done = x87_take(c, sw); \
         if (partial && (sw & SW_C2)) { \
             c->x87.status |= SW_C2; \
-            NEXT(); \
+            return; \
         } \
         if (done) { \
             *x87_st(c, 0) = first; \
             x87_set_top(c, x87_top(c) - 1); \
             x87_store(c, 0, &second); \
         } \
-        NEXT(); \
     } \
     ONE(name, exec_host_##op)
 PUSHES(FPTAN, fptan, true)

@@ -39,88 +39,75 @@ void x87_set_full_tags(Cpu *c, uint16_t tags)
             c->x87.tag |= (uint8_t)(1u << n);
 }
 
-EXEC(fninit)
+EXEC_VOID(fninit)
 {
     CHECK_X87();
     x87_init(c);
-    NEXT();
 }
-EXEC(fnclex)
+EXEC_VOID(fnclex)
 {
     CHECK_X87();
     c->x87.status &= (uint16_t)~(SW_EXCEPTIONS | SW_SF | SW_ES | SW_B);
-    NEXT();
 }
-EXEC(fldcw)
+EXEC_VOID(fldcw)
 {
     X87_ENTER();
     uint16_t v = load16(c, i);
     c->x87.control = (uint16_t)((v & 0x1f3f) | 0x40);
     x87_summary(c);
-    NEXT();
 }
-EXEC(fnstcw)
+EXEC_VOID(fnstcw)
 {
     CHECK_X87();
     store16(c, i, c->x87.control);
-    NEXT();
 }
-EXEC(fnstsw_m)
+EXEC_VOID(fnstsw_m)
 {
     CHECK_X87();
     store16(c, i, c->x87.status);
-    NEXT();
 }
-EXEC(fnstsw_ax)
+EXEC_VOID(fnstsw_ax)
 {
     CHECK_X87();
     REG16(RAX) = c->x87.status;
-    NEXT();
 }
-EXEC(fwait)
+EXEC_VOID(fwait)
 {
     if ((c->cr0 & (CR0_MP | CR0_TS)) == (CR0_MP | CR0_TS))
         raise_fault(c, i, EXC_NM);
     if (c->x87.status & SW_ES)
         x87_pending(c, i);
-    NEXT();
 }
-EXEC(fnop)
+EXEC_VOID(fnop)
 {
     X87_ENTER();
-    NEXT();
 }
-EXEC(fnop_nowait)
+EXEC_VOID(fnop_nowait)
 {
     CHECK_X87();
-    NEXT();
 }
-EXEC(fincstp)
+EXEC_VOID(fincstp)
 {
     X87_ENTER();
     c->x87.status &= (uint16_t)~SW_C1;
     x87_set_top(c, x87_top(c) + 1);
-    NEXT();
 }
-EXEC(fdecstp)
+EXEC_VOID(fdecstp)
 {
     X87_ENTER();
     c->x87.status &= (uint16_t)~SW_C1;
     x87_set_top(c, x87_top(c) - 1);
-    NEXT();
 }
-EXEC(ffree)
+EXEC_VOID(ffree)
 {
     X87_ENTER();
     c->x87.tag &= (uint8_t)~(1u << x87_phys(c, i->rm & 7));
-    NEXT();
 }
-EXEC(ffreep)
+EXEC_VOID(ffreep)
 {
     X87_ENTER();
     c->x87.tag &= (uint8_t)~(1u << x87_phys(c, i->rm & 7));
     x87_pop(c);
-    NEXT();
 }
 ONE(FNINIT, fninit)
 ONE(FNCLEX, fnclex)
@@ -209,7 +196,7 @@ static uint64_t operand(Cpu *c, const Insn *i, unsigned size, bool write)
     return mem_linear(c, i, i->seg, mem_offset(c, i), size, write);
 }
 
-EXEC(fnstenv)
+EXEC_VOID(fnstenv)
 {
     CHECK_X87();
     uint8_t b[28];
@@ -217,17 +204,15 @@ EXEC(fnstenv)
     mem_write_bytes(c, i, i->seg, operand(c, i, env_size(i), true), b, env_size(i));
     c->x87.control |= SW_EXCEPTIONS;
     x87_summary(c);
-    NEXT();
 }
-EXEC(fldenv)
+EXEC_VOID(fldenv)
 {
     X87_ENTER();
     uint8_t b[28];
     mem_read_bytes(c, i, i->seg, operand(c, i, env_size(i), false), b, env_size(i));
     env_unpack(c, i, b);
-    NEXT();
 }
-EXEC(fnsave)
+EXEC_VOID(fnsave)
 {
     CHECK_X87();
     uint8_t b[108];
@@ -239,9 +224,8 @@ EXEC(fnsave)
     }
     mem_write_bytes(c, i, i->seg, operand(c, i, env + 80, true), b, env + 80);
     x87_init(c);
-    NEXT();
 }
-EXEC(frstor)
+EXEC_VOID(frstor)
 {
     X87_ENTER();
     uint8_t b[108];
@@ -252,7 +236,6 @@ EXEC(frstor)
         memcpy(&x87_st(c, n)->mant, b + env + 10 * n, 8);
         memcpy(&x87_st(c, n)->se, b + env + 10 * n + 8, 2);
     }
-    NEXT();
 }
 ONE(FNSTENV, fnstenv)
 ONE(FLDENV, fldenv)

@@ -13,7 +13,7 @@
 
 /* The stack is looked at before the conversion: an overflow hides the operand's own exceptions. */
 #define LOAD(name, fn, bits, code) \
-    EXEC(fn) \
+    EXEC_VOID(fn) \
     { \
         X87_ENTER(); \
         uint##bits##_t operand = load##bits(c, i); \
@@ -23,10 +23,9 @@
         if (likely(!(c->x87.tag >> ((x87_top(c) - 1) & 7) & 1))) { \
             LOAD_HOST(code " %[b]", v, sw, [b] "m"(operand)); \
             if (!x87_take(c, sw)) \
-                NEXT(); \
+                return; \
         } \
         x87_push(c, &v); \
-        NEXT(); \
     } \
     ONE(name, fn)
 LOAD(FLD_m32, fld_m32, 32, "flds")
@@ -35,22 +34,21 @@ LOAD(FILD_i16, fild_i16, 16, "filds")
 LOAD(FILD_i32, fild_i32, 32, "fildl")
 LOAD(FILD_i64, fild_i64, 64, "fildll")
 
-static const Insn *push_plain(Cpu *c, const Insn *i, const F80 *v)
+static void push_plain(Cpu *c, const Insn *i, const F80 *v)
 {
     x87_note(c, i);
     c->x87.status &= (uint16_t)~SW_C1;
     x87_push(c, v);
-    NEXT();
 }
 
-EXEC(fld_m80)
+EXEC_VOID(fld_m80)
 {
     X87_ENTER();
     F80 v;
     load_f80(c, i, &v);
-    return push_plain(c, i, &v);
+    push_plain(c, i, &v);
 }
-EXEC(fld_sti)
+EXEC_VOID(fld_sti)
 {
     X87_ENTER();
     if (unlikely(x87_empty(c, i->rm & 7))) {
@@ -61,12 +59,11 @@ EXEC(fld_sti)
             x87_store(c, 0, &x87_indefinite);
             c->x87.status = (uint16_t)((status & ~0x3800u) | (c->x87.status & 0x3800u));
         }
-        NEXT();
     }
     F80 v = *x87_st(c, i->rm & 7);
-    return push_plain(c, i, &v);
+    push_plain(c, i, &v);
 }
-EXEC(fbld)
+EXEC_VOID(fbld)
 {
     X87_ENTER();
     F80 packed, v = {0, 0};
@@ -74,21 +71,21 @@ EXEC(fbld)
     load_f80(c, i, &packed);
     LOAD_HOST("fbld %[b]", v, sw, [b] "m"(packed));
     (void)sw;
-    return push_plain(c, i, &v);
+    push_plain(c, i, &v);
 }
 ONE(FLD_m80, fld_m80)
 ONE(FLD_STi, fld_sti)
 ONE(FBLD, fbld)
 
 #define CONSTANT(name, op) \
-    EXEC(exec_host_##op) \
+    EXEC_VOID(exec_host_##op) \
     { \
         X87_ENTER(); \
         F80 v; \
         uint16_t sw; \
         LOAD_HOST(#op, v, sw); \
         (void)sw; \
-        return push_plain(c, i, &v); \
+        push_plain(c, i, &v); \
     } \
     ONE(name, exec_host_##op)
 CONSTANT(FLD1, fld1)
@@ -118,7 +115,7 @@ static bool take_store(Cpu *c, uint16_t sw)
 
 /* `masked`: what memory gets of an empty register. The write may fault: status changes only behind it. */
 #define STORE(name, fn, bits, code, masked, pop) \
-    EXEC(fn) \
+    EXEC_VOID(fn) \
     { \
         X87_ENTER(); \
         uint##bits##_t out = masked; \
@@ -142,7 +139,6 @@ static bool take_store(Cpu *c, uint16_t sw)
                 x87_pop(c); \
         } \
         x87_note(c, i); \
-        NEXT(); \
     } \
     ONE(name, fn)
 STORE(FST_m32, fst_m32, 32, "fsts", 0xffc00000u, false)
@@ -166,7 +162,7 @@ static void store_f80(Cpu *c, const Insn *i, const F80 *v)
     write_vec_linear(c, i, i->seg, mem_linear(c, i, i->seg, mem_offset(c, i), 10, true), b, 10);
 }
 
-EXEC(fstp_m80)
+EXEC_VOID(fstp_m80)
 {
     X87_ENTER();
     if (unlikely(x87_empty(c, 0))) {
@@ -175,15 +171,13 @@ EXEC(fstp_m80)
         x87_note(c, i);
         if (x87_stack_fault(c, false))
             x87_pop(c);
-        NEXT();
     }
     store_f80(c, i, x87_st(c, 0));
     x87_note(c, i);
     c->x87.status &= (uint16_t)~SW_C1;
     x87_pop(c);
-    NEXT();
 }
-EXEC(fbstp)
+EXEC_VOID(fbstp)
 {
     X87_ENTER();
     F80 out = {0xc000000000000000ull, 0xffff}; /* packed BCD indefinite */
@@ -197,19 +191,18 @@ EXEC(fbstp)
     x87_note(c, i);
     if (empty ? x87_stack_fault(c, false) : take_store(c, sw))
         x87_pop(c);
-    NEXT();
 }
 ONE(FSTP_m80, fstp_m80)
 ONE(FBSTP, fbstp)
 
-static const Insn *store_reg(Cpu *c, const Insn *i, bool pop)
+static void store_reg(Cpu *c, const Insn *i, bool pop)
 {
     X87_ENTER();
     x87_note(c, i);
     unsigned n = i->rm & 7;
     if (unlikely(x87_empty(c, 0))) {
         if (!x87_stack_fault(c, false))
-            NEXT();
+            return;
         x87_store(c, n, &x87_indefinite);
     } else {
         F80 v = *x87_st(c, 0);
@@ -218,17 +211,16 @@ static const Insn *store_reg(Cpu *c, const Insn *i, bool pop)
     }
     if (pop)
         x87_pop(c);
-    NEXT();
 }
-EXEC(fst_sti) { return store_reg(c, i, false); }
-EXEC(fstp_sti) { return store_reg(c, i, true); }
+EXEC_VOID(fst_sti) { store_reg(c, i, false); }
+EXEC_VOID(fstp_sti) { store_reg(c, i, true); }
 ONE(FST_STi, fst_sti)
 ONE(FSTP_STi, fstp_sti)
 ONE(FSTP1_STi, fstp_sti)
 ONE(FSTP8_STi, fstp_sti)
 ONE(FSTP9_STi, fstp_sti)
 
-EXEC(fxch)
+EXEC_VOID(fxch)
 {
     X87_ENTER();
     x87_note(c, i);
@@ -236,7 +228,7 @@ EXEC(fxch)
     c->x87.status &= (uint16_t)~SW_C1;
     if (unlikely(x87_empty(c, 0) || x87_empty(c, n))) {
         if (!x87_stack_fault(c, false))
-            NEXT();
+            return;
         if (x87_empty(c, 0))
             x87_store(c, 0, &x87_indefinite);
         if (x87_empty(c, n))
@@ -245,14 +237,13 @@ EXEC(fxch)
     F80 t = *x87_st(c, 0);
     *x87_st(c, 0) = *x87_st(c, n);
     *x87_st(c, n) = t;
-    NEXT();
 }
 ONE(FXCH, fxch)
 ONE(FXCH4, fxch)
 ONE(FXCH7, fxch)
 
 /* FCMOVcc: ST(0) = ST(i) where the condition holds. */
-static const Insn *cmov(Cpu *c, const Insn *i, bool condition)
+static void cmov(Cpu *c, const Insn *i, bool condition)
 {
     X87_ENTER();
     x87_note(c, i);
@@ -260,23 +251,21 @@ static const Insn *cmov(Cpu *c, const Insn *i, bool condition)
     if (unlikely(x87_empty(c, 0) || x87_empty(c, n))) {
         if (x87_stack_fault(c, false) && condition)
             x87_store(c, 0, &x87_indefinite);
-        NEXT();
     }
     c->x87.status &= (uint16_t)~SW_C1;
     if (condition) {
         F80 v = *x87_st(c, n);
         x87_store(c, 0, &v);
     }
-    NEXT();
 }
-EXEC(fcmovb) { return cmov(c, i, cc_cf(c)); }
-EXEC(fcmove) { return cmov(c, i, cc_zf(c)); }
-EXEC(fcmovbe) { return cmov(c, i, cc_cf(c) | cc_zf(c)); }
-EXEC(fcmovu) { return cmov(c, i, cc_pf(c)); }
-EXEC(fcmovnb) { return cmov(c, i, !cc_cf(c)); }
-EXEC(fcmovne) { return cmov(c, i, !cc_zf(c)); }
-EXEC(fcmovnbe) { return cmov(c, i, !(cc_cf(c) | cc_zf(c))); }
-EXEC(fcmovnu) { return cmov(c, i, !cc_pf(c)); }
+EXEC_VOID(fcmovb) { cmov(c, i, cc_cf(c)); }
+EXEC_VOID(fcmove) { cmov(c, i, cc_zf(c)); }
+EXEC_VOID(fcmovbe) { cmov(c, i, cc_cf(c) | cc_zf(c)); }
+EXEC_VOID(fcmovu) { cmov(c, i, cc_pf(c)); }
+EXEC_VOID(fcmovnb) { cmov(c, i, !cc_cf(c)); }
+EXEC_VOID(fcmovne) { cmov(c, i, !cc_zf(c)); }
+EXEC_VOID(fcmovnbe) { cmov(c, i, !(cc_cf(c) | cc_zf(c))); }
+EXEC_VOID(fcmovnu) { cmov(c, i, !cc_pf(c)); }
 ONE(FCMOVB, fcmovb)
 ONE(FCMOVE, fcmove)
 ONE(FCMOVBE, fcmovbe)

@@ -169,38 +169,32 @@ static void restore(Cpu *c, const Insn *i, uint64_t mask, bool compact_only)
     restore_area(c, area, mask, bv, compact, i->flags & INSN_REXW);
 }
 
-EXEC(xsave)
+EXEC_VOID(xsave)
 {
     save(c, i, requested(c, c->xcr0), 0, PLAIN);
-    NEXT();
 }
-EXEC(xsaveopt)
+EXEC_VOID(xsaveopt)
 {
     uint64_t mask = requested(c, c->xcr0);
     save(c, i, mask, ~in_use(c), PLAIN);
-    NEXT();
 }
-EXEC(xsavec)
+EXEC_VOID(xsavec)
 {
     save(c, i, requested(c, c->xcr0), 0, COMPACT);
-    NEXT();
 }
-EXEC(xsaves)
+EXEC_VOID(xsaves)
 {
     CHECK_CPL0();
     save(c, i, requested(c, c->xcr0 | c->xss), 0, COMPACT);
-    NEXT();
 }
-EXEC(xrstor)
+EXEC_VOID(xrstor)
 {
     restore(c, i, requested(c, c->xcr0), false);
-    NEXT();
 }
-EXEC(xrstors)
+EXEC_VOID(xrstors)
 {
     CHECK_CPL0();
     restore(c, i, requested(c, c->xcr0 | c->xss), true);
-    NEXT();
 }
 ONE(XSAVE, xsave)
 ONE(XSAVEOPT, xsaveopt)
