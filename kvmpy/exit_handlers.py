@@ -11,6 +11,7 @@ from kvmpy.backend import CData, Vcpu
 from kvmpy.exits import InternalErrorExit, decode, reason_name
 from kvmpy.native import ffi, lib
 from kvmpy.verdicts import Crashed, Halted, PowerOff, Reset, Stopped
+from kvmpy.x86 import msr_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +25,9 @@ KNOWN = 64
 Plan = tuple["Callable[..., Any]", int, int, CData, int, bool]
 _POINTERS = {1: "uint8_t *", 2: "uint16_t *", 4: "uint32_t *", 8: "uint64_t *"}
 
+MOST_MSRS = 1024
+"""So many different unknown MSRs are counted; a guest that tries all four thousand million must not fill the host's memory."""
+_U64 = (1 << 64) - 1
 _ENOSYS = (1 << 64) - 1000  # KVM_ENOSYS of <linux/kvm_para.h>, negated
 
 
@@ -183,8 +187,24 @@ def on_notify(loop: Loop, seat: Seat) -> None:
         _crash(loop, seat, "the processor lost the guest's context (NOTIFY)")
 
 
+def on_msr(loop: Loop, seat: Seat) -> None:
+    """An MSR that the backend does not know: a user's handler serves it, or the guest gets #GP."""
+    msr = seat.record.msr
+    index, write = int(msr.index), int(seat.record.exit_reason) == lib.KVM_EXIT_X86_WRMSR
+    value = int(msr.data) if write else None
+    answer = None if loop.on_msr is None else loop.on_msr(seat.index, index, value)
+    msr.error = answer is None
+    if not write:
+        msr.data = (answer or 0) & _U64
+    if answer is None and (index in loop.unknown_msrs or len(loop.unknown_msrs) < MOST_MSRS):
+        loop.unknown_msrs[index] += 1
+    if loop.tracer is not None:
+        shown = answer if value is None else value
+        loop.tracer.emit("msr", seat.index, index=index, name=msr_name(index), write=write, value=shown, served=answer is not None)
+
+
 def on_anything(loop: Loop, seat: Seat) -> None:
-    """FAIL_ENTRY, MSR accesses that nobody serves, memory faults, and reasons that are not known here."""
+    """FAIL_ENTRY, memory faults, and reasons that are not known here."""
     _trace(loop, seat)
     reason = int(seat.record.exit_reason)
     _crash(loop, seat, f"exit {decode(seat.record, reason)}", exit_reason=reason)
@@ -205,6 +225,8 @@ _TABLE: dict[int, Callable[[Loop, Seat], None]] = {
     lib.KVM_EXIT_SYSTEM_EVENT: on_system_event,
     lib.KVM_EXIT_HYPERCALL: on_hypercall,
     lib.KVM_EXIT_NOTIFY: on_notify,
+    lib.KVM_EXIT_X86_RDMSR: on_msr,
+    lib.KVM_EXIT_X86_WRMSR: on_msr,
 }
 
 HANDLERS: tuple[Callable[[Loop, Seat], None], ...] = tuple(_TABLE.get(reason, on_anything) for reason in range(KNOWN + 1))

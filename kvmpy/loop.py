@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +29,7 @@ FIRST_TICK = 0.02
 TICK = 0.1
 
 Assist = Callable[[Vcpu], bool]
+MsrHandler = Callable[[int, int, int | None], int | None]
 
 
 class Loop:
@@ -44,6 +45,9 @@ class Loop:
         self.lock = threading.Lock()
         self.tracer: Tracer | None = None
         self.verdict: Verdict | None = None
+        self.on_msr: MsrHandler | None = None
+        self.unknown_msrs: Counter[int] = Counter()
+        """Accesses to MSRs that neither the backend nor `on_msr` knows, by index."""
         self.timers_due: Callable[[], None] | None = None
         """Called after every interrupted run where time is the backend's own (virtual clock)."""
         self.seats = [Seat(vcpu) for vcpu in vcpus]

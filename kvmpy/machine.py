@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import time
 from collections import Counter
@@ -14,15 +15,17 @@ from kvmpy.bus import MmioBus, PortBus, place
 from kvmpy.clock import HostClock, VirtualClock
 from kvmpy.cpu import Cpu
 from kvmpy.devices.base import Clock, Device
-from kvmpy.errors import ConfigError
+from kvmpy.errors import ConfigError, HostError
 from kvmpy.host.capture import Capture
 from kvmpy.host.chars import CharEnd, Null
 from kvmpy.host.tap import Tap
 from kvmpy.irq import Line
-from kvmpy.loop import Loop
+from kvmpy.loop import Loop, MsrHandler
 from kvmpy.memory import GuestMemory
+from kvmpy.native import lib
 from kvmpy.trace import Listener, Tracer
 from kvmpy.verdicts import Reset, Stopped, Verdict
+from kvmpy.x86 import msr_name
 
 Path = str | PathLike[str]
 End = CharEnd | str
@@ -99,6 +102,7 @@ class Machine:
         self.ports, self.mmio = PortBus(), MmioBus()
         self.loop = Loop(self.vm, vcpus, self.ports, self.mmio, assist=self._assist if assist and self._can_assist() else None)
         self.clock: Clock = self._make_clock(clock)
+        self._watch_msrs()
 
         ends = self._serial_ends(serial)
         self.serial = ends[0]
@@ -109,6 +113,14 @@ class Machine:
         for device in (*self.pc.devices, *devices):
             self.add(device)
         self.pc.leave_as_firmware_does()
+
+    def _watch_msrs(self) -> None:
+        """Unknown MSRs exit, so that they can be counted, traced and served; where KVM cannot, it answers #GP itself."""
+        try:
+            self.vm.set_user_msrs(lib.KVM_MSR_EXIT_REASON_UNKNOWN, [])
+        except HostError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTTY):
+                raise
 
     def _make_clock(self, kind: str) -> Clock:
         clock: HostClock | VirtualClock
@@ -288,6 +300,14 @@ class Machine:
             cpu.power_on()
         self.memory.clear()
 
+    def on_msr(self, handler: MsrHandler | None) -> None:
+        """Serves the MSRs that the backend does not know (on KVM: where it has KVM_CAP_X86_USER_SPACE_MSR).
+
+        Called under the machine's lock as handler(vcpu, index, value), with value None for RDMSR; the answer is what RDMSR gives,
+        any number after WRMSR, or None: then the guest gets #GP, which is also what happens without a handler.
+        """
+        self.loop.on_msr = handler
+
     # Looking at it.
 
     def trace(self, listener: Listener) -> Callable[[], None]:
@@ -321,6 +341,7 @@ class Machine:
             "resets": self.resets,
             "unclaimed_ports": {f"{port:#x}": count for port, count in sorted(self.ports.unclaimed.items())},
             "unclaimed_mmio": {f"{address:#x}": count for address, count in sorted(self.mmio.unclaimed.items())},
+            "unknown_msrs": {msr_name(index): count for index, count in sorted(self.loop.unknown_msrs.items())},
             "device_events": dict(self.events),
             "vcpus": dict(backend),
         }

@@ -358,3 +358,49 @@ def test_closing_twice_and_after_an_error(backend):
     made = Machine("1M", backend=backend)
     made.close()
     made.close()
+
+
+READ_MSR = b"\x66\xb9\x00\x12\x55\x4b\x0f\x32"  # mov ecx, 4b551200h; rdmsr
+WRITE_MSR = READ_MSR[:-1] + b"\x30"
+
+
+def gp_leaves(machine, code):
+    """Interrupt 13 of the vector table: mov al, code; out 0f4h, al."""
+    machine.memory.write(0x600, leave(code))
+    machine.memory.write_u32(13 * 4, 0x600)
+
+
+def test_an_unknown_msr_is_a_fault_that_is_counted_and_traced(machine):
+    made = machine(READ_MSR + leave(1))
+    gp_leaves(made, 13)
+    events = []
+    made.trace(events.append)
+    assert made.run(10) == GuestExit(13)
+    assert made.statistics["unknown_msrs"] == {"0x4b551200": 1}
+    (event,) = [event for event in events if event.what == "msr"]
+    assert event.data == {"index": 0x4B551200, "name": "0x4b551200", "write": False, "value": None, "served": False}
+
+
+def test_a_handler_serves_unknown_msrs(machine):
+    seen = []
+    made = machine(READ_MSR + WRITE_MSR + b"\xe6\xf4")  # out 0f4h, al: the low byte read
+    gp_leaves(made, 13)
+
+    def handler(vcpu, index, value):
+        seen.append((vcpu, index, value))
+        return 0x11223344_55667788 if value is None else 0
+
+    made.on_msr(handler)
+    assert made.run(10) == GuestExit(0x88)
+    assert seen == [(0, 0x4B551200, None), (0, 0x4B551200, 0x11223344_55667788)]
+    assert made.statistics["unknown_msrs"] == {}
+
+
+def test_the_table_of_unknown_msrs_is_bounded(machine):
+    # #GP handler: inc ecx; cmp cx, 2000; jb rdmsr again, by its own stack: add sp, 6
+    code = b"\x66\xb9\x00\x00\x55\x4b\x0f\x32"
+    made = machine(code)
+    made.memory.write(0x600, b"\x83\xc4\x06\x66\x41\x81\xf9\xd0\x07\x73\x02\x0f\x32" + leave(7))
+    made.memory.write_u32(13 * 4, 0x600)
+    assert made.run(20) == GuestExit(7)
+    assert len(made.statistics["unknown_msrs"]) == 1024

@@ -12,7 +12,8 @@ _log = logging.getLogger("kvmpy.trace")
 class Event(NamedTuple):
     """One thing that happened.
 
-    `what` is "io", "mmio", "exit" (any other exit), "assist", "unclaimed", "device" or "verdict"; `vcpu` is -1 where none is meant;
+    `what` is "io", "mmio", "msr" (one that the backend does not know), "exit" (any other exit), "assist", "unclaimed", "device" or
+    "verdict"; `vcpu` is -1 where none is meant;
     `time` is the machine's clock in ns; `data` is plain data, for instance {"port": 0x3f8, "size": 1, "write": True, "value": 0x41}.
     """
 
