@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
-MAX_FRAME = 65550
-"""Bytes of the largest frame, segmentation offload included (64 KiB payload and Ethernet header)."""
+from kvmpy.frames import MAX_FRAME, Offload, Takes
 
-
-@dataclass(frozen=True, slots=True)
-class Offload:
-    """What is left to do to a frame, in the terms of virtio 1.2 §5.1.6 (struct virtio_net_hdr)."""
-
-    flags: int = 0
-    gso_type: int = 0
-    hdr_len: int = 0
-    gso_size: int = 0
-    csum_start: int = 0
-    csum_offset: int = 0
+__all__ = ["MAX_FRAME", "NetEnd", "Offload", "Takes"]
 
 
 class NetEnd(Protocol):
@@ -35,6 +23,9 @@ class NetEnd(Protocol):
     def send(self, frame: Sequence[bytes | memoryview], offload: Offload | None = None) -> None:
         """A frame of the guest, in pieces that may lie in guest memory and are not kept after the call. Never blocks, never
         raises: what the host cannot take is dropped and counted."""
+
+    def set_offloads(self, takes: Takes) -> None:
+        """What the NIC takes unfinished from now on; nothing at the start. An end without offloads ignores it."""
 
     def set_receiving(self, ready: bool) -> None:
         """The NIC has (no) room: an end may hold frames back while it is not ready."""
