@@ -11,7 +11,7 @@ BLOBS += $(GUESTS_SHIPPED:%=kvmpy/blobs/%)
 GUEST_DIR   := build/guests
 GUEST_CC     = $(CC) -std=gnu11 -O2 -g0 -Wall -Wextra -Werror -ffreestanding -nostdlib -static -no-pie -fno-pic -fno-stack-protector \
                -fno-asynchronous-unwind-tables -mno-red-zone -mgeneral-regs-only -fcf-protection=none -fno-tree-loop-distribute-patterns \
-               -Iguests/lib -MMD -MP
+               -Iguests/lib -Iguests/bench -MMD -MP
 GUEST_LD     = ld -z noexecstack -z max-page-size=4096 --no-warn-rwx-segments --build-id=none
 GUEST_LIB    := $(patsubst guests/lib/%,%,$(sort $(filter-out guests/lib/start%.S guests/lib/multiboot.S,$(wildcard guests/lib/*.c guests/lib/*.S))))
 GUEST_LIB_64 := $(GUEST_LIB:%=$(GUEST_DIR)/64/lib/%.o) $(GUEST_DIR)/64/lib/start64.S.o
@@ -52,3 +52,25 @@ kvmpy/blobs/%: $(GUEST_DIR)/%
 guests: $(GUESTS_64:%=$(GUEST_DIR)/%.elf) $(GUESTS_32:%=$(GUEST_DIR)/%.elf) $(GUESTS_MULTIBOOT:%=$(GUEST_DIR)/%.elf) $(GUESTS_SECTOR:%=$(GUEST_DIR)/%.bin)
 
 -include $(wildcard $(GUEST_DIR)/64/*.d $(GUEST_DIR)/64/lib/*.d $(GUEST_DIR)/32/*.d $(GUEST_DIR)/32/lib/*.d)
+
+# --- the benchmark: the same C in the guest build/guests/bench.elf and in the host's program build/bench/native -----------------------------
+BENCH_INT   := mix sieve copies quicksort calls chase sha256 muldiv bytecode patched table
+BENCH_FLOAT := floats
+BENCH_FLAGS  = -std=gnu11 -O2 -m64 -march=x86-64 -Wall -Wextra -Werror -ffreestanding -fno-stack-protector -fno-pic -fcf-protection=none \
+               -fno-asynchronous-unwind-tables -fno-tree-vectorize -fno-tree-loop-distribute-patterns -ffp-contract=off -mno-red-zone -MMD -MP
+BENCH_C     := $(BENCH_INT:%=build/bench/%.o) $(BENCH_FLOAT:%=build/bench/%.o)
+BENCH_GUEST := $(patsubst guests/bench/%,$(GUEST_DIR)/64/bench/%.o,$(wildcard guests/bench/guest*.c guests/bench/*.S))
+
+$(BENCH_INT:%=build/bench/%.o): BENCH_FLAGS += -mgeneral-regs-only
+build/bench/%.o: guests/bench/%.c
+	@mkdir -p $(@D)
+	$(CC) $(BENCH_FLAGS) -c $< -o $@
+
+build/bench/native: guests/bench/native.c $(BENCH_C)
+	$(CC) -std=gnu11 -O2 -Wall -Wextra -Werror -no-pie -z noexecstack $^ -o $@
+
+$(GUEST_DIR)/bench.elf: $(BENCH_GUEST) $(BENCH_C) $(GUEST_LIB_64) guests/lib/guest64.ld
+	$(GUEST_LD) -m elf_x86_64 -T guests/lib/guest64.ld $(filter %.o,$^) -o $@
+
+guests: $(GUEST_DIR)/bench.elf build/bench/native
+-include $(wildcard build/bench/*.d $(GUEST_DIR)/64/bench/*.d)

@@ -130,6 +130,17 @@ enum { PAGE_P = 1, PAGE_RW = 2, PAGE_US = 4, PAGE_A = 0x20, PAGE_D = 0x40, PAGE_
 u64 *page_entry(ulong address); /* the 4 KiB entry, in tables made as needed */
 void map_page(ulong address, u64 physical, u64 flags);
 
+/* Lets ring 3 use everything that is mapped. */
+void pages_for_user(void);
+
+/* user.S, user.c: a function at CPL 3, and its result */
+void user_open(void);
+ulong user_call(ulong (*function)(ulong), ulong argument, ulong stack);
+_Noreturn void user_leave(ulong result);
+extern u8 user_done[];
+/* With a stack of its own. */
+ulong in_user_mode(ulong (*function)(ulong), ulong argument);
+
 /* apic.c */
 enum { APIC_ID = 0x20, APIC_TPR = 0x80, APIC_EOI = 0xB0, APIC_SPURIOUS = 0xF0, APIC_ICR = 0x300, APIC_ICR_HIGH = 0x310,
        APIC_LVT_TIMER = 0x320, APIC_LVT_LINT0 = 0x350, APIC_TIMER_COUNT = 0x380, APIC_TIMER_NOW = 0x390, APIC_TIMER_DIVIDE = 0x3E0 };

@@ -2,7 +2,7 @@
 #include "guest.h"
 
 #ifdef __x86_64__
-extern u64 page_map[512];
+extern u64 page_map[512], page_pointers[512], page_directories[2048];
 static u64 pool[24][512] __attribute__((aligned(4096)));
 static unsigned used;
 
@@ -38,5 +38,11 @@ u64 *page_entry(ulong address) {
 void map_page(ulong address, u64 physical, u64 flags) {
     *page_entry(address) = physical | flags;
     invlpg(address);
+}
+void pages_for_user(void) {
+    page_map[0] |= PAGE_US;
+    for (unsigned n = 0; n < 4; n++) page_pointers[n] |= PAGE_US;
+    for (unsigned n = 0; n < 2048; n++) page_directories[n] |= PAGE_US;
+    write_cr3(read_cr3());
 }
 #endif

@@ -110,7 +110,7 @@ early_gdt:
 
         .bss
         .align  4096
-        .globl  page_map, page_directories
+        .globl  page_map, page_pointers, page_directories
 page_map:
         .skip   4096
 page_pointers:

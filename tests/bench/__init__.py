@@ -1,0 +1,1 @@
+"""Benchmarks of the backends: `make bench`, or `python -m tests.bench --help`."""
