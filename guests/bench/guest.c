@@ -1,5 +1,5 @@
 /* The benchmark as a guest: PVH, 64-bit mode. Command line: names of benchmarks (none: all), scale=N (1000 is the full work), repeat=N,
-   "user" to run the compute ones at CPL 3. For each: "begin NAME", then "end NAME CHECKSUM TSC-TICKS WORK". */
+   "user" to run the compute ones at CPL 3. For each: "begin NAME", "stop", "end NAME CHECKSUM TSC-TICKS WORK". */
 #include "guest.h"
 
 #include "bench_guest.h"
@@ -40,6 +40,7 @@ static void measure(const struct benchmark *b, u32 scale, u32 repeat, bool user)
         const u64 start = rdtsc();
         const u64 sum = user ? in_user_mode(run_in_ring3, (ulong)&call) : call.run(call.work);
         const u64 ticks = rdtsc() - start;
+        print("stop\n"); /* printing numbers takes its time, too */
         print("end %s %016llx %llu %u\n", b->name, (unsigned long long)sum, (unsigned long long)ticks, call.work);
     }
 }

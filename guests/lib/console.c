@@ -18,20 +18,22 @@ void console_put(char c) {
     outb(COM1 + THR, (u8)c);
 }
 
-/* Without a 64-bit division: 32-bit guests have no library for it. */
+#ifdef __x86_64__
 static u32 divide(u64 *value, u32 base) {
-    u64 quotient = 0;
-    u32 rest = 0;
-    for (int i = 63; i >= 0; i--) {
-        rest = rest << 1 | (u32)(*value >> i & 1);
-        if (rest >= base) {
-            rest -= base;
-            quotient |= 1ull << i;
-        }
-    }
-    *value = quotient;
+    const u32 rest = (u32)(*value % base);
+    *value /= base;
     return rest;
 }
+#else
+/* In two steps of the processor's own division: 32-bit guests have no library for it. */
+static u32 divide(u64 *value, u32 base) {
+    u32 high = (u32)(*value >> 32), low = (u32)*value, rest = 0;
+    __asm__("divl %2" : "+a"(high), "+d"(rest) : "r"(base) : "cc");
+    __asm__("divl %2" : "+a"(low), "+d"(rest) : "r"(base) : "cc");
+    *value = (u64)high << 32 | low;
+    return rest;
+}
+#endif
 
 static void put_number(u64 value, u32 base, bool minus, int width, char fill) {
     char digits[24];

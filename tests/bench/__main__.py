@@ -16,9 +16,9 @@ EXTRA = ("exits", "startup", "linux")
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Benchmarks of kvmpy's backends, beside the host's processor and QEMU.")
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="kvmpy's backends beside the host's processor and QEMU.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"what to run (all): {' '.join((*COMPUTE, *MACHINE, *EXTRA))}")
-    parser.add_argument("--scale", type=int, default=200, help="work in thousandths of the full one, which takes 0.06 s native (%(default)s)")
+    parser.add_argument("--scale", type=int, default=200, help="work in thousandths of the full one, 0.06 s native (%(default)s)")
     parser.add_argument("--runs", type=int, default=3, help="repetitions; the table shows medians (%(default)s)")
     parser.add_argument("--only", action="append", choices=("native", "soft", "kvm", "qemu"), help="runners (all that are there)")
     parser.add_argument("--seconds", type=float, default=120, help="limit of each runner (%(default)s)")
@@ -124,7 +124,8 @@ def _ratio(row: dict[str, float], a: str, b: str) -> str:
 def _table(head: list[str], rows: list[list[str]]) -> None:
     widths = [max(len(row[n]) for row in [head, *rows]) for n in range(len(head))]
     for row in [head, *rows]:
-        print("  ".join(cell.ljust(width) if n == 0 else cell.rjust(width) for n, (cell, width) in enumerate(zip(row, widths, strict=True))))
+        first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join([first.strip().ljust(widths[0]), *others]))
     print()
 
 

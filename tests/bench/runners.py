@@ -18,7 +18,9 @@ GUEST = ROOT / "build" / "guests" / "bench.elf"
 NATIVE = ROOT / "build" / "bench" / "native"
 KVMPY = (sys.executable, "-m", "kvmpy.cli.main", "run", "--quiet")
 
-COMPUTE = ("mix", "sieve", "strings", "copyloop", "quicksort", "calls", "mandelbrot", "nbody", "chase", "sha256", "muldiv", "bytecode", "patched")
+COMPUTE = (
+    "mix", "sieve", "strings", "copyloop", "quicksort", "calls", "mandelbrot", "nbody", "chase", "sha256", "muldiv", "bytecode", "patched",
+)  # fmt: skip
 MACHINE = ("remap", "reload", "fault", "syscall", "int80", "timer", "selfipi", "outb", "inb", "mmio", "picport", "lapic")
 
 
@@ -57,7 +59,7 @@ def environment() -> dict[str, str]:
 def measure(command: list[str], seconds: float) -> Outcome:
     """Runs a command that prints the benchmark's lines, for at most `seconds`."""
     series: dict[str, Series] = defaultdict(Series)
-    khz, begun, last, done = 0.0, 0.0, "nothing", False
+    khz, begun, ended, last, done = 0.0, 0.0, 0.0, "nothing", False
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", env=environment()
     )
@@ -76,6 +78,8 @@ def measure(command: list[str], seconds: float) -> Outcome:
                     khz = float(words[1])
                 case "begin":
                     begun = now
+                case "stop":
+                    ended = now
                 case "end":
                     _, name, checksum, ticks, work = words
                     entry = series[name]
@@ -83,7 +87,7 @@ def measure(command: list[str], seconds: float) -> Outcome:
                     entry.checksums.add(checksum)
                     entry.times.append(int(ticks) / khz * 1e6)
                     if begun:
-                        entry.walls.append((now - begun) * 1e9)
+                        entry.walls.append((ended - begun) * 1e9)
                 case "done":
                     done = True
             last = line.strip() or last
@@ -120,7 +124,7 @@ def qemu_path() -> str:
 
 
 def qemu(names: list[str], scale: int, runs: int, seconds: float) -> Outcome:
-    """QEMU's translator on the same image; the machine "pc", since a microvm lacks port 61h, by which the guest takes its clock's measure."""
+    """QEMU's translator on the same image. The machine is "pc": a microvm lacks port 61h, by which the guest takes its clock's measure."""
     return measure(
         [
             qemu_path(), "-M", "pc", "-accel", "tcg", "-cpu", "max", "-m", "512", "-display", "none", "-nodefaults", "-no-reboot",
