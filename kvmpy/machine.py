@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from kvmpy.bus import MmioBus, PortBus, place
 from kvmpy.clock import HostClock, VirtualClock
 from kvmpy.cpu import Cpu
 from kvmpy.devices.base import Clock, Device
+from kvmpy.devices.virtio.device import VirtioDevice
 from kvmpy.errors import ConfigError, HostError
 from kvmpy.host.capture import Capture
 from kvmpy.host.chars import CharEnd, Null
@@ -35,8 +37,10 @@ REASONS_TO_REBOOT = ("stop", "reboot")
 
 
 class Machine:
-    """A PC: interrupt chips and PIT in the backend; COM1 and on, RTC, keyboard controller, ACPI power management, debug ports in Python.
+    """Memory, vCPUs, interrupt chips and PIT of the backend, and the devices of a machine type:
+    "pc" has PCI and what a PC has beside it, "micro" serial ports and virtio-mmio (`kvmpy.board`).
 
+    `devices` are a user's own, PCI functions, and virtio devices, which the machine type puts on its transport.
     `serial` is the end of COM1, or a sequence of ends for COM1 to COM4: a text as `--serial` takes it ("stdio", "file:PATH", "pty",
     "unix:PATH", "none"), a CharEnd, or None: then output is kept in `machine.serial`, a Capture.
     `on_reset` says what a reset asked for by the guest does: "stop" ends the run with Reset, "reboot" starts the image again.
@@ -49,8 +53,9 @@ class Machine:
         cpus: int = 1,
         cpu: str = "max",
         *,
+        machine: str = "pc",
         backend: str | Backend = "auto",
-        devices: Sequence[Device] = (),
+        devices: Sequence[Device | VirtioDevice] = (),
         clock: str = "host",
         serial: End | Sequence[End] | None = None,
         console: End | None = None,
@@ -69,21 +74,22 @@ class Machine:
         self._running = False
         self._seconds = 0.0
         self._high: dict[int, set[Line]] = {}
+        self._warned: set[str] = set()
         self.on_reset = on_reset
         self.resets = 0
         self.events: Counter[str] = Counter()
         """What devices reported, by "device: event"."""
         try:
-            self._build(memory, cpus, cpu, backend, devices, clock, serial, console, disks, assist)
+            self._build(memory, cpus, cpu, machine, backend, devices, clock, serial, console, disks, assist)
         except BaseException:
             self.close()
             raise
 
     def _build(
-        self, memory: int | str, cpus: int, cpu: str, backend: str | Backend, devices: Sequence[Device], clock: str,
-        serial: End | Sequence[End] | None, console: End | None, disks: Sequence[Path], assist: bool,
+        self, memory: int | str, cpus: int, cpu: str, machine: str, backend: str | Backend, devices: Sequence[Device | VirtioDevice],
+        clock: str, serial: End | Sequence[End] | None, console: End | None, disks: Sequence[Path], assist: bool,
     ) -> None:
-        from kvmpy.pc import Pc
+        from kvmpy.board import Parts, make_board
 
         self.memory = GuestMemory(memory)
         self._closers.append(self.memory.close)
@@ -108,11 +114,16 @@ class Machine:
         self.serial = ends[0]
         """The end of COM1."""
         self._taps = [Tap(end) for end in ends]
-        self.pc = Pc(self._taps, self._open_end(console or "none"), self.memory.ram_ranges(), disks)
+        parts = Parts(self._taps, self._open_end(console or "none"), self.memory, (self.ports, self.mmio), disks)
+        self.board = make_board(machine, parts)
+        """The devices of the machine type."""
         self.devices: list[Device] = []
-        for device in (*self.pc.devices, *devices):
+        for device in (*self.board.devices, *devices):
             self.add(device)
-        self.pc.leave_as_firmware_does()
+        self.board.set_chips(self._chips)
+        for chip in self._chips:
+            self.vm.set_irqchip(chip)
+        self.board.leave_as_firmware_does()
 
     def _watch_msrs(self) -> None:
         """Unknown MSRs exit, so that they can be counted, traced and served; where KVM cannot, it answers #GP itself."""
@@ -186,14 +197,30 @@ class Machine:
         if self.loop.tracer is not None:
             self.loop.tracer.emit("device", -1, device=name, event=what, **payload)
 
+    def warn(self, device: Device, text: str) -> None:
+        """Tells the user of trouble on the host's side: one line on stderr, once for each device and text."""
+        line = f"{device.name or type(device).__name__}: {text}"
+        if line not in self._warned:
+            self._warned.add(line)
+            print(f"kvmpy: {line}", file=sys.stderr, flush=True)
+
+    def signal_msi(self, address: int, data: int) -> None:
+        """A message of a device to local APICs. One that the guest has addressed to nobody goes nowhere."""
+        try:
+            self.vm.signal_msi(address, data)
+        except HostError:
+            self.events["message to no APIC"] += 1
+
     def call(self, function: Callable[[], None]) -> None:
         """From any thread: runs `function` under the machine's lock soon."""
         self.loop.post(function)
 
-    def add(self, device: Device) -> Device:
-        """Places a device, before the first run: its ranges on the buses, its interrupt lines on the chips."""
-        if not isinstance(device, Device):
+    def add(self, device: Device | VirtioDevice) -> Device:
+        """Places a device, before `load`: its ranges on the buses, its interrupt lines on the chips, a PCI function in a slot,
+        a virtio device on the machine type's transport. Gives what stands on the bus."""
+        if not isinstance(device, (Device, VirtioDevice)):
             raise ConfigError(f"{device!r} is not a kvmpy.Device")
+        device = self.board.carry(device)
         place(device, self.ports, self.mmio)
         device.connect(self)
         for line in _lines_of(device):
@@ -230,16 +257,18 @@ class Machine:
 
         def start() -> None:
             state = load(
-                self.memory, path, boot=boot or "auto", cmdline=append, initrd=initrd, modules=modules,
-                hardware=self.pc.hardware(len(self.cpu)),
+                self.memory, path, boot=boot or "auto", cmdline=self.board.command_line(append), initrd=initrd, modules=modules,
+                hardware=self.board.hardware(len(self.cpu)),
             )
             if state.disk:
-                self.pc.bios_disk.boot_from(state.disk)
+                self.board.boot_from(state.disk)
             self.cpu[0].start_at(state)
             self.boot_state = state
 
         if self._boot is not None:
             self._to_power_on()
+        else:
+            self.board.leave_as_firmware_does()  # devices may have been added since
         start()
         self._boot = start
         return self
@@ -292,7 +321,7 @@ class Machine:
         with self.loop.lock:
             for device in self.devices:
                 device.reset()
-            self.pc.leave_as_firmware_does()
+            self.board.leave_as_firmware_does()
         for chip in self._chips:
             self.vm.set_irqchip(chip)
         self.vm.set_pit(self._pit)

@@ -1,70 +1,89 @@
-"""The devices that every machine has: those of a small PC without PCI, at their usual ports and interrupts."""
+"""Machine type pc: PCI, and the devices of a PC at their usual ports and interrupts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from os import PathLike
 from typing import TYPE_CHECKING
 
+from kvmpy.backend import CData
+from kvmpy.board import COM_PORTS, SCI, Board, Parts
 from kvmpy.devices.acpi_pm import AcpiPm
 from kvmpy.devices.base import Device
 from kvmpy.devices.biosdisk import BiosDisk
 from kvmpy.devices.debug_console import DebugConsole
 from kvmpy.devices.debug_exit import DebugExit
 from kvmpy.devices.i8042 import I8042
+from kvmpy.devices.pci import host as pci
+from kvmpy.devices.pci.bridges import HostBridge, IsaBridge
+from kvmpy.devices.pci.device import PciDevice
 from kvmpy.devices.port92 import A20Gate, Port92
 from kvmpy.devices.post import Post
 from kvmpy.devices.reset_port import ResetPort
 from kvmpy.devices.rtc import Rtc
-from kvmpy.devices.serial import Serial
-from kvmpy.host.chars import CharEnd
+from kvmpy.devices.virtio.device import VirtioDevice
+from kvmpy.devices.virtio.pci import VirtioPci
 from kvmpy.irq import Line
 from kvmpy.memory import FOUR_GIB
 
 if TYPE_CHECKING:
     from kvmpy.boot import Hardware
 
-COM_PORTS = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))
-"""First port and IRQ of COM1 to COM4."""
-
-LCR, EIGHT_BITS = 3, 0x03
-SCI = 9
 KEYBOARD, MOUSE, CLOCK = 1, 12, 8
+LEVEL_IRQS_HIGH = 1 << (10 - 8) | 1 << (11 - 8)
+"""ELCR of the second 8259: the PIRQs' interrupts are levels."""
 
 
-class Pc:
-    """The default devices of one machine."""
+class Pc(Board):
+    """Device 0 of PCI is the host bridge, device 1 the ISA bridge; further functions take slots in the order they are added."""
 
-    def __init__(
-        self, serial: Sequence[CharEnd], console: CharEnd, memory: Sequence[tuple[int, int]],
-        disks: Sequence[str | PathLike[str]] = (),
-    ) -> None:
-        """`serial` are the ends of COM1 and on; `console` takes the debug console's output; `memory` are the RAM ranges;
-        `disks` are images for the BIOS."""
+    name = "pc"
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
         gate = A20Gate()
-        self.serial = [
-            Serial(port, Line(irq), end, f"Serial COM{number}")
-            for number, ((port, irq), end) in enumerate(zip(COM_PORTS, serial, strict=False), 1)
-        ]
+        memory = parts.memory.ram_ranges()
         low = max((start + size for start, size in memory if start < FOUR_GIB), default=0)
         high = sum(size for start, size in memory if start >= FOUR_GIB)
         self.rtc = Rtc(Line(CLOCK), low, high)
         self.keyboard_controller = I8042(Line(KEYBOARD), Line(MOUSE), gate)
         self.pm = AcpiPm(Line(SCI))
         self.post = Post()
-        self.bios_disk = BiosDisk(disks)
+        self.bios_disk = BiosDisk(parts.disks)
+        reset = ResetPort()
+        reset.ports = []  # 0xCF9 lies inside the PCI host's ports, which passes it on
+        self.pci = pci.PciHost(parts.buses, reset)
         self.devices: list[Device] = [
-            *self.serial, self.rtc, self.keyboard_controller, Port92(gate), self.pm, ResetPort(),
-            self.post, DebugConsole(console), DebugExit(), self.bios_disk,
+            *self.serial, self.rtc, self.keyboard_controller, Port92(gate), self.pm, reset, self.pci, HostBridge(), IsaBridge(),
+            self.post, DebugConsole(parts.console), DebugExit(), self.bios_disk,
         ]
 
+    def carry(self, device: Device | VirtioDevice) -> Device:
+        if isinstance(device, PciDevice):
+            self.pci.plug(device)
+            return device
+        return super().carry(device)
+
+    def carry_virtio(self, device: VirtioDevice) -> Device:
+        return self.carry(VirtioPci(device))
+
+    def boot_from(self, image: str) -> None:
+        self.bios_disk.boot_from(image)
+
+    def set_chips(self, chips: Sequence[CData]) -> None:
+        chips[1].chip.pic.elcr |= LEVEL_IRQS_HIGH
+
     def leave_as_firmware_does(self) -> None:
-        """After power-on: serial ports at 8 bits, no parity, one stop bit, for guests that start without a BIOS and write at once."""
-        for port in self.serial:
-            port.write(LCR, 1, EIGHT_BITS)
+        super().leave_as_firmware_does()
+        self.pci.leave_as_firmware_does()
 
     def hardware(self, cpus: int) -> Hardware:
-        """What the ACPI and MP tables shall say."""
         from kvmpy.boot import Hardware
+        from kvmpy.boot.hardware import Pci
 
-        return Hardware(cpus=cpus, com_ports=COM_PORTS[: len(self.serial)], mouse=True, sci=SCI)
+        return Hardware(
+            cpus=cpus, com_ports=COM_PORTS[: len(self.serial)], mouse=True, sci=SCI,
+            pci=Pci(
+                ecam=pci.ECAM_BASE, memory=pci.MEMORY_WINDOW, pirq_gsis=tuple(range(pci.FIRST_GSI, pci.FIRST_GSI + pci.GSIS)),
+                isa_bridge=1,
+            ),
+        )

@@ -2,7 +2,7 @@
 
 apt-get downloads the packages, dpkg unpacks them; nothing is installed and no rights are needed.
     vmlinuz, vmlinux     linux-image-cloud-amd64, and the ELF file inside
-    initrd.cpio.gz       busybox-static and guests/linux/init
+    initrd.cpio.gz       busybox-static, guests/linux/init and tests, modules of the kernel
     memtest64.bin        memtest86+
     ipxe.lkrn, memdisk   ipxe, syslinux-common: programs that live on BIOS services
 """
@@ -84,8 +84,8 @@ def fetch() -> None:
         shutil.copyfile(_one(unpack("ipxe", where), "**/ipxe.lkrn"), CACHE / "ipxe.lkrn")
         shutil.copyfile(_one(unpack("syslinux-common", where), "**/memdisk"), CACHE / "memdisk")
         busybox = _one(unpack("busybox-static", where), "**/bin/busybox")
-        kernel = _one(unpack(kernel_package(), where), "boot/vmlinuz-*")
-        initrd.build(CACHE, kernel, busybox, INIT)
+        linux = unpack(kernel_package(), where)
+        initrd.build(CACHE, _one(linux, "boot/vmlinuz-*"), busybox, INIT, linux)
 
 
 def main() -> int:

@@ -1,14 +1,20 @@
-"""The guest's initrd (cpio "newc", gzip) from busybox and the init script, and the vmlinux inside a bzImage."""
+"""The guest's initrd (cpio "newc", gzip) from busybox, scripts and kernel modules, and the vmlinux inside a bzImage."""
 
 from __future__ import annotations
 
 import bz2
 import gzip
 import lzma
+import re
 import struct
 import subprocess
 import zlib
 from pathlib import Path
+
+MODULES = (
+    "virtio_mmio", "virtio_pci", "virtio_blk", "virtio-rng", "virtio_console", "virtio_net", "virtio_balloon", "vmw_vsock_virtio_transport",
+)
+"""Wanted with all that they depend on; a kernel that has one built in, or lacks it, goes without."""
 
 S_DIR, S_REG, S_CHR, S_LNK = 0o040000, 0o100000, 0o020000, 0o120000
 
@@ -21,12 +27,41 @@ def cpio_entry(name: str, mode: int, data: bytes = b"", device: tuple[int, int] 
     return head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)
 
 
-def make_initrd(busybox: bytes, init: bytes) -> bytes:
-    """An initrd with /init, /bin/busybox and the console node; the same bytes for the same input."""
+def modules_in_order(root: Path) -> list[tuple[str, bytes]]:
+    """(name, file) of MODULES and their dependencies below a /lib/modules tree, each after those that it needs."""
+    files = {path.name.partition(".ko")[0].replace("-", "_"): path for path in sorted(root.glob("**/*.ko*"))}
+    done: dict[str, bytes] = {}
+
+    def take(name: str) -> None:
+        path = files.get(name.replace("-", "_"))
+        if path is None or path.name in done:
+            return
+        data = path.read_bytes()
+        if path.suffix == ".xz":
+            data = lzma.decompress(data)
+        # Module information is a run of key=value strings, each ended by a zero byte.
+        depends = re.search(rb"\0depends=([^\0]*)\0", data)
+        for other in (depends[1].decode() if depends else "").split(","):
+            take(other)
+        done[path.name] = data
+
+    for name in MODULES:
+        take(name)
+    return [(name.removesuffix(".xz"), data) for name, data in done.items()]
+
+
+def make_initrd(busybox: bytes, init: bytes, tests: dict[str, bytes], modules: list[tuple[str, bytes]]) -> bytes:
+    """An initrd with /init, /bin/busybox, the console node, /tests/NAME, and /modules with their order in /modules/order;
+    the same bytes for the same input."""
+    order = "".join(f"{name}\n" for name, _ in modules).encode()
     members = [
         ("bin", S_DIR | 0o755, b"", (0, 0)), ("dev", S_DIR | 0o755, b"", (0, 0)), ("tmp", S_DIR | 0o777, b"", (0, 0)),
         ("dev/console", S_CHR | 0o600, b"", (5, 1)), ("dev/null", S_CHR | 0o666, b"", (1, 3)),
         ("bin/busybox", S_REG | 0o755, busybox, (0, 0)), ("init", S_REG | 0o755, init, (0, 0)),
+        ("tests", S_DIR | 0o755, b"", (0, 0)),
+        *((f"tests/{name}", S_REG | 0o755, data, (0, 0)) for name, data in sorted(tests.items())),
+        ("modules", S_DIR | 0o755, b"", (0, 0)), ("modules/order", S_REG | 0o644, order, (0, 0)),
+        *((f"modules/{name}", S_REG | 0o644, data, (0, 0)) for name, data in modules),
     ]
     archive = b"".join(cpio_entry(name, mode, data, device, number) for number, (name, mode, data, device) in enumerate(members, 1))
     archive += cpio_entry("TRAILER!!!", 0)
@@ -112,9 +147,11 @@ def extract_vmlinux(bzimage: bytes) -> bytes:
     raise ValueError(f"unknown compression, magic {payload[:6].hex()}")
 
 
-def build(cache: Path, bzimage: Path, busybox: Path, init: Path) -> None:
-    """Writes vmlinuz, vmlinux and initrd.cpio.gz into the cache."""
+def build(cache: Path, bzimage: Path, busybox: Path, init: Path, modules: Path) -> None:
+    """Writes vmlinuz, vmlinux and initrd.cpio.gz into the cache, and the names of the tests in the initrd into initrd.tests."""
+    tests = {path.name: path.read_bytes() for path in sorted((init.parent / "tests").iterdir())}
     kernel = bzimage.read_bytes()
     (cache / "vmlinuz").write_bytes(kernel)
     (cache / "vmlinux").write_bytes(extract_vmlinux(kernel))
-    (cache / "initrd.cpio.gz").write_bytes(make_initrd(busybox.read_bytes(), init.read_bytes()))
+    (cache / "initrd.cpio.gz").write_bytes(make_initrd(busybox.read_bytes(), init.read_bytes(), tests, modules_in_order(modules)))
+    (cache / "initrd.tests").write_text("".join(f"{name}\n" for name in tests))

@@ -10,6 +10,20 @@ IOAPIC_PINS = 24
 
 
 @dataclass(frozen=True)
+class Pci:
+    """PCI bus 0 as the tables tell it."""
+
+    ecam: int
+    """Address of the memory-mapped configuration space, 1 MiB."""
+    memory: tuple[int, int]
+    """(first, size) of the addresses that the bus decodes."""
+    pirq_gsis: tuple[int, ...]
+    """INTA# to INTD# of slot s drive GSI pirq_gsis[(s + pin) % len], pin counted from 0. Levels."""
+    isa_bridge: int
+    """Slot of the ISA bridge."""
+
+
+@dataclass(frozen=True)
 class Hardware:
     """What the guest is told. The defaults are the devices that every machine has."""
 
@@ -19,6 +33,13 @@ class Hardware:
     rtc: bool = True
     i8042: bool = True
     mouse: bool = False
+    isa_chips: bool = True
+    """8259s, 8254, speaker and FPU error line are told as devices."""
+    pci: Pci | None = None
+    hpet: int = 0
+    """Address of the HPET, 0 without one."""
+    virtio_mmio: tuple[tuple[int, int, int], ...] = ()
+    """(first address, size, GSI) of each; levels."""
     pm1_event: int = 0x600
     pm1_control: int = 0x604
     pm_timer: int = 0x608
@@ -31,3 +52,8 @@ class Hardware:
     s5_type: int = 5
     """SLP_TYP that switches the machine off."""
     ioapic_id: int = 0
+
+    @property
+    def level_irqs(self) -> frozenset[int]:
+        """ISA interrupts that are levels, active high, where the bus's default is an edge."""
+        return frozenset({self.sci, *(gsi for _, _, gsi in self.virtio_mmio if gsi < 16)})

@@ -7,7 +7,6 @@ import struct
 from kvmpy.boot.acpi.tables import LEVEL_HIGH, checksum
 from kvmpy.boot.hardware import IOAPIC_BASE, LAPIC_BASE, Hardware
 
-ISA_BUS = 0
 INT, NMI, EXTINT = 0, 1, 3
 LAPIC_VERSION, IOAPIC_VERSION = 0x14, 0x11
 CPU_ENABLED, CPU_BOOT = 1, 2
@@ -23,15 +22,24 @@ def config_table(hardware: Hardware) -> bytes:
     entries = [
         struct.pack("<BBBBII8x", 0, cpu, LAPIC_VERSION, CPU_ENABLED | (0 if cpu else CPU_BOOT), 0x600, 0x201) for cpu in range(cpus)
     ]
-    entries.append(struct.pack("<BB6s", 1, ISA_BUS, b"ISA   "))
+    # PCI buses have their own numbers, so the ISA bus follows.
+    isa = 0 if hardware.pci is None else 1
+    if hardware.pci is not None:
+        entries.append(struct.pack("<BB6s", 1, 0, b"PCI   "))
+    entries.append(struct.pack("<BB6s", 1, isa, b"ISA   "))
     entries.append(struct.pack("<BBBBI", 2, ioapic, IOAPIC_VERSION, 1, IOAPIC_BASE))
     for line in range(16):
         # The second 8259 hangs on IRQ 2: nothing else can come from there.
         if line != 2:
-            flags = LEVEL_HIGH if line == hardware.sci else 0
-            entries.append(struct.pack("<BBHBBBB", 3, INT, flags, ISA_BUS, line, ioapic, line))
-    entries.append(struct.pack("<BBHBBBB", 4, EXTINT, 0, ISA_BUS, 0, 0, 0))
-    entries.append(struct.pack("<BBHBBBB", 4, NMI, 0, ISA_BUS, 0, 0xFF, 1))
+            flags = LEVEL_HIGH if line in hardware.level_irqs else 0
+            entries.append(struct.pack("<BBHBBBB", 3, INT, flags, isa, line, ioapic, line))
+    if hardware.pci is not None:
+        gsis = hardware.pci.pirq_gsis
+        for slot in range(32):
+            for pin in range(4):
+                entries.append(struct.pack("<BBHBBBB", 3, INT, 0, 0, slot << 2 | pin, ioapic, gsis[(slot + pin) % len(gsis)]))
+    entries.append(struct.pack("<BBHBBBB", 4, EXTINT, 0, isa, 0, 0, 0))
+    entries.append(struct.pack("<BBHBBBB", 4, NMI, 0, isa, 0, 0xFF, 1))
     body = b"".join(entries)
     header = struct.pack(
         "<4sHBB8s12sIHHIHBB", b"PCMP", 44 + len(body), 4, 0, b"KVMPY   ", b"PC          ", 0, 0, len(entries), LAPIC_BASE, 0, 0, 0

@@ -47,6 +47,7 @@ def _add_run(commands: Any) -> None:
     add("--append", default="", metavar="TEXT", help="command line for the guest")
     add("--disk", action="append", default=[], metavar="FILE[,readonly]", help="a disk image (repeatable)")
     add = run.add_argument_group("machine").add_argument
+    add("--machine", default="pc", metavar="TYPE", help="pc (PCI, BIOS) or micro (serial ports and virtio-mmio only) (default pc)")
     add("--memory", "-m", default="128M", metavar="SIZE", help="RAM, for instance 64M, 2G (default 128M)")
     add("--cpus", default="1", metavar="N", help="number of vCPUs (default 1)")
     add("--cpu", default="max", metavar="MODEL", help="max, x86-64-v1, -v2, -v3, then ,+feature ,-feature (default max)")

@@ -57,7 +57,8 @@ def run(arguments: Namespace) -> int:
     verdict: Verdict
     try:
         with Machine(
-            arguments.memory, cpus, arguments.cpu, backend=name, clock=arguments.clock, serial=ends, console=arguments.debugcon,
+            arguments.memory, cpus, arguments.cpu, machine=arguments.machine, backend=name, clock=arguments.clock,
+            serial=ends, console=arguments.debugcon,
             devices=[make_device(spec) for spec in arguments.device], disks=arguments.disk, assist=not arguments.no_assist,
             on_reset="stop" if arguments.no_reboot else "reboot",
         ) as machine:

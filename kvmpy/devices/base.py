@@ -41,6 +41,12 @@ class Platform(Protocol):
     def event(self, device: Device, what: str, **payload: Any) -> None:
         """A trace event: bad guest behaviour, a state worth seeing."""
 
+    def warn(self, device: Device, text: str) -> None:
+        """Tells the user of trouble on the host's side, one line, once for each text."""
+
+    def signal_msi(self, address: int, data: int) -> None:
+        """A message to local APICs: a write of `data` to an address in 0xFEE00000-0xFEEFFFFF."""
+
     def call(self, function: Callable[[], None]) -> None:
         """From any thread: runs `function` under the machine's lock soon (host ends deliver input so)."""
 

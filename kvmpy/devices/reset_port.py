@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from kvmpy.devices.base import Range
 from kvmpy.devices.bytewise import ByteDevice
 from kvmpy.verdicts import Reset
 
@@ -16,7 +18,7 @@ class ResetPort(ByteDevice):
     """Hard, soft and full resets are the same to the machine."""
 
     name = "port 0xcf9"
-    ports = 0xCF9, 1
+    ports: Range | Sequence[Range] = (0xCF9, 1)
 
     def __init__(self) -> None:
         self._value = 0

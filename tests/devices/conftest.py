@@ -62,12 +62,20 @@ class FakePlatform:
         self.memory = None
         self.verdicts = []
         self.events = []
+        self.warnings = []
+        self.messages = []
 
     def stop(self, verdict):
         self.verdicts.append(verdict)
 
     def event(self, device, what, **payload):
         self.events.append((what, payload))
+
+    def warn(self, device, text):
+        self.warnings.append(text)
+
+    def signal_msi(self, address, data):
+        self.messages.append((address, data))
 
     def call(self, function):
         function()

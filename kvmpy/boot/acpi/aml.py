@@ -104,6 +104,30 @@ def memory32(base: int, size: int) -> bytes:
     return struct.pack("<BHBII", 0x86, 9, 1, base, size)
 
 
+def _address_space(tag: int, layout: str, kind: int, flags: int, first: int, size: int) -> bytes:
+    """A window that a bridge decodes: minimum and maximum fixed, no translation (6.4.3.5)."""
+    body = struct.pack("<BBB5" + layout, kind, 0x0C, flags, 0, first, first + size - 1, 0, size)
+    return struct.pack("<BH", tag, len(body)) + body
+
+
+def bus_numbers(first: int, count: int) -> bytes:
+    return _address_space(0x88, "H", 2, 0, first, count)
+
+
+def io_window(first: int, size: int) -> bytes:
+    return _address_space(0x88, "H", 1, 3, first, size)
+
+
+def memory_window(first: int, size: int) -> bytes:
+    """Writable, not cacheable, below 4 GiB."""
+    return _address_space(0x87, "I", 0, 1, first, size)
+
+
+def interrupt(gsi: int) -> bytes:
+    """A level, active high, that others may share (6.4.3.6)."""
+    return struct.pack("<BHBBI", 0x89, 6, 0x09, 1, gsi)
+
+
 def resources(*descriptors: bytes) -> bytes:
     """A resource template. The checksum of the end tag is 0, which means "not checked"."""
     return buffer(b"".join(descriptors) + b"\x79\0")

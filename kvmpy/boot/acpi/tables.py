@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable
 
 from kvmpy.boot.acpi.dsdt import dsdt_body
-from kvmpy.boot.hardware import IOAPIC_BASE, LAPIC_BASE, Hardware
+from kvmpy.boot.hardware import IOAPIC_BASE, LAPIC_BASE, Hardware, Pci
 
 OEM_ID, OEM_TABLE_ID, CREATOR = b"KVMPY ", b"KVMPYPC ", b"KPY "
 
@@ -103,18 +103,30 @@ def madt(hardware: Hardware) -> bytes:
     """Interrupt controllers (5.2.12).
 
     ISA interrupts are identity mapped, IRQ 0 too: KVM's default routing has GSI 0 on pin 0 of the I/O APIC, not on pin 2.
-    The SCI alone differs from the ISA default: level triggered.
+    The SCI and virtio-mmio differ from the ISA default: level triggered.
     """
     body = struct.pack("<II", LAPIC_BASE, 1)
     for cpu in range(hardware.cpus):
         # APIC ID 255 is the broadcast, and ACPI wants x2APIC entries from there on.
         body += struct.pack("<BBBBI", 0, 8, cpu, cpu, 1) if cpu < 255 else struct.pack("<BBHIII", 9, 16, 0, cpu, 1, cpu)
     body += struct.pack("<BBBBII", 1, 12, hardware.ioapic_id, 0, IOAPIC_BASE, 0)
-    body += struct.pack("<BBBBIH", 2, 10, 0, hardware.sci, hardware.sci, LEVEL_HIGH)
+    for irq in sorted(hardware.level_irqs):
+        body += struct.pack("<BBBBIH", 2, 10, 0, irq, irq, LEVEL_HIGH)
     body += struct.pack("<BBBHB", 4, 6, 0xFF, 0, 1)
     if hardware.cpus > 255:
         body += struct.pack("<BBHIB3x", 10, 12, 0, 0xFFFFFFFF, 1)
     return table(b"APIC", 4, body)
+
+
+def mcfg(pci: Pci) -> bytes:
+    """Memory-mapped configuration space of bus 0 (PCI Firmware 3.0 §4.1.2)."""
+    return table(b"MCFG", 1, struct.pack("<8xQHBB4x", pci.ecam, 0, 0, 0))
+
+
+def hpet(base: int) -> bytes:
+    """HPET description (IA-PC HPET 1.0a §3.2.4): revision 1, three comparators, 64 bits, no legacy replacement."""
+    block = 0x01 | 2 << 8 | 1 << 13 | 0x8086 << 16
+    return table(b"HPET", 1, struct.pack("<IBBBBQBHB", block, 0, 64, 0, 0, base, 0, 0x80, 0))
 
 
 def build(hardware: Hardware, place: Callable[[bytes, int], int]) -> int:
@@ -122,6 +134,10 @@ def build(hardware: Hardware, place: Callable[[bytes, int], int]) -> int:
     facs_at = place(facs(), 64)
     dsdt_at = place(table(b"DSDT", 2, dsdt_body(hardware)), 16)
     listed = [place(fadt(hardware, facs_at, dsdt_at), 16), place(madt(hardware), 16)]
+    if hardware.pci is not None:
+        listed.append(place(mcfg(hardware.pci), 16))
+    if hardware.hpet:
+        listed.append(place(hpet(hardware.hpet), 16))
     rsdt_at = place(table(b"RSDT", 1, struct.pack(f"<{len(listed)}I", *listed)), 16)
     xsdt_at = place(table(b"XSDT", 1, struct.pack(f"<{len(listed)}Q", *listed)), 16)
     return place(rsdp(rsdt_at, xsdt_at), 16)

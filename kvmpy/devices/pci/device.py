@@ -112,7 +112,7 @@ class PciDevice(Device):
         """A guest's write of configuration space; subclasses may look after it."""
         before = self.config.get(pci.COMMAND, 2)
         self.config.write(offset, size, value)
-        if offset < pci.COMMAND + 2 and offset + size > pci.COMMAND or pci.BAR0 <= offset < pci.SUBSYSTEM_VENDOR_ID:
+        if (offset < pci.COMMAND + 2 and offset + size > pci.COMMAND) or pci.BAR0 <= offset < pci.SUBSYSTEM_VENDOR_ID:
             self._moved()
         if self.config.get(pci.COMMAND, 2) != before or offset >= pci.FIRST_CAPABILITY:
             self._interrupts_changed()
@@ -137,7 +137,7 @@ class PciDevice(Device):
     @property
     def messages_enabled(self) -> bool:
         """MSI or MSI-X is on: INTx is silent."""
-        return bool(self.msix is not None and self.msix.enabled or self.msi is not None and self.msi.enabled)
+        return bool((self.msix is not None and self.msix.enabled) or (self.msi is not None and self.msi.enabled))
 
     def set_interrupt(self, level: int) -> None:
         """The function's interrupt condition, for INTx. With MSI a rising edge is message 0; with MSI-X use `signal`."""
