@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kvmpy.errors import ConfigError
+from kvmpy.threads import start_thread
 
 Call = Callable[[], None]
 NEVER = (1 << 63) - 1
@@ -117,8 +118,7 @@ class HostClock(TimerQueue):
                 return
             self._wake_at = wake_at
             if self._thread is None and wake_at != NEVER and not self._closed:
-                self._thread = threading.Thread(target=self._wait, name="kvmpy-clock", daemon=True)
-                self._thread.start()
+                self._thread = start_thread(self._wait, "kvmpy-clock")
             self._condition.notify()
 
     def _wait(self) -> None:
@@ -148,8 +148,8 @@ class VirtualClock(TimerQueue):
 
     name = "virtual"
 
-    def __init__(self, vm: Any, epoch: float = 946684800.0) -> None:
-        """`epoch` is the wall-clock time at the start: by default 2000-01-01, so that runs repeat."""
+    def __init__(self, vm: Any, epoch: float = 1577836800.0) -> None:
+        """`epoch` is the wall-clock time at the start: by default 2020-01-01 as in kvmclock, so that runs repeat."""
         super().__init__()
         if not hasattr(vm, "now") or not hasattr(vm, "set_deadline"):
             raise ConfigError(f"clock virtual: the {vm.name} backend cannot count time in instructions; use the soft backend")

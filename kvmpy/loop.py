@@ -16,6 +16,7 @@ from typing import Any
 from kvmpy.backend import Vcpu, Vm
 from kvmpy.bus import MmioBus, PortBus
 from kvmpy.exit_handlers import EXIT_INTR, HANDLERS, KNOWN, Seat, exit_name
+from kvmpy.threads import start_thread
 from kvmpy.trace import Tracer
 from kvmpy.verdicts import Halted, Stopped, Verdict
 from kvmpy.x86 import RFLAGS_IF
@@ -124,10 +125,10 @@ class Loop:
         self._quiet_rounds = 0
         self._interrupts = 0
         restore = self._take_sigint()
-        watch = threading.Thread(target=self._watch, args=(timeout,), name="kvmpy-watch", daemon=True)
+        watch: threading.Thread | None = None
         try:
             self._drain()
-            watch.start()
+            watch = start_thread(self._watch, "kvmpy-watch", timeout)
             if self.vm.threaded:
                 self._run_threads(until)
             else:
@@ -136,7 +137,8 @@ class Loop:
             if self.verdict is None:
                 self.stop(Stopped("error"))
             self._end.set()
-            watch.join()
+            if watch is not None:
+                watch.join()
             restore()
         self._drain()
         self._raise_kept()
@@ -173,13 +175,10 @@ class Loop:
         return restore
 
     def _run_threads(self, until: Callable[[], bool] | None) -> None:
-        threads = [
-            threading.Thread(target=self._run_seat, args=(seat, until), name=f"kvmpy-vcpu{seat.vcpu.index}", daemon=True)
-            for seat in self.seats[1:]
-        ]
-        for thread in threads:
-            thread.start()
+        threads: list[threading.Thread] = []
         try:
+            for seat in self.seats[1:]:
+                threads.append(start_thread(self._run_seat, f"kvmpy-vcpu{seat.vcpu.index}", seat, until))
             self._run_seat(self.seats[0], until)
         finally:
             if self.verdict is None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from kvmpy.backend import Vcpu
+from kvmpy.threads import start_thread
 
 _AGAIN = 0.01
 
@@ -39,8 +40,7 @@ class Watchdog:
         """Starts the clock; without a deadline there is no thread."""
         if self.seconds is not None and self._thread is None:
             self._deadline = time.monotonic() + self.seconds
-            self._thread = threading.Thread(target=self._watch, name="kvmpy-watchdog", daemon=True)
-            self._thread.start()
+            self._thread = start_thread(self._watch, "kvmpy-watchdog")
 
     def feed(self, seconds: float | None = None) -> None:
         """Moves the deadline to `seconds` (by default the first ones) from now."""

@@ -117,7 +117,6 @@ def test_mmio(threaded):
         (exit_with(lib.KVM_EXIT_DEBUG), Stopped("debug")),
         (exit_with(35), Crashed(0x1234, "exit RISCV_SBI (not known on x86)")),
         (exit_with(777), Crashed(0x1234, "exit unknown exit reason 777")),
-        (exit_with(lib.KVM_EXIT_X86_RDMSR, msr__index=0xC0000080), Crashed(0x1234, "exit RDMSR EFER (0)")),
         (exit_with(lib.KVM_EXIT_FAIL_ENTRY, fail_entry__hardware_entry_failure_reason=0x80000021),
          Crashed(0x1234, "exit FAIL_ENTRY hardware reason 0x80000021 on host CPU 0")),
         (exit_with(lib.KVM_EXIT_INTERNAL_ERROR, internal__suberror=2, internal__ndata=0),

@@ -330,6 +330,33 @@ def test_virtual_time_repeats_exactly():
     assert count > 1000 and 1_000_000 <= now < 1_100_000
 
 
+def test_kicks_do_not_move_virtual_time():
+    """A turn that a kick interrupts goes on where it was: a repeated instruction must not be cut elsewhere."""
+    # outer: mov cx, 3000h; mov di, 8000h; rep stosb; dec bx; jnz outer; rdtsc; mov [500h], eax; out 0f4h, al
+    code = b"\xbb\x00\x10" + b"\xb9\x00\x30\xbf\x00\x80\xf3\xaa\x4b\x75\xf5" + b"\x0f\x31\x66\xa3\x00\x05\xe6\xf4"
+    ends = []
+    for kicks in (False, True):
+        with Machine("1M", backend="soft", clock="virtual") as made:
+            start(made, code)
+            over = threading.Event()
+
+            def disturb(made=made, over=over):
+                while not over.wait(0.0005):
+                    made.call(lambda: None)
+
+            thread = threading.Thread(target=disturb)
+            if kicks:
+                thread.start()
+            try:
+                assert isinstance(made.run(30), GuestExit)
+            finally:
+                over.set()
+                if kicks:
+                    thread.join()
+            ends.append((made.memory.read_u32(0x500), made.statistics["vcpus"]["instructions"]))
+    assert ends[0] == ends[1]
+
+
 def test_virtual_time_needs_the_software_cpu():
     with pytest.raises(KvmpyError):
         Machine("1M", backend="kvm", clock="virtual")

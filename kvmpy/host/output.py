@@ -8,6 +8,8 @@ import select
 import threading
 import time
 
+from kvmpy.threads import start_thread
+
 LIMIT = 4096
 """Bytes gathered at most."""
 PAUSE = 0.01
@@ -44,8 +46,7 @@ class Output:
         if self.broken or self._closed:
             return
         if self._flusher is None:
-            self._flusher = threading.Thread(target=self._flush_pauses, name=f"output {self.fd}", daemon=True)
-            self._flusher.start()
+            self._flusher = start_thread(self._flush_pauses, f"output {self.fd}")
         self._waiting = True
         self._started.set()
 

@@ -9,6 +9,7 @@ import socket
 import threading
 
 from kvmpy.host.chars import Receive
+from kvmpy.threads import start_thread
 
 CHUNK = 4096
 BACKLOG = 1 << 20
@@ -31,8 +32,7 @@ class Pump:
         self._lock = threading.Lock()
         self._stopped = False
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._thread = threading.Thread(target=self._run, name="host input", daemon=True)
-        self._thread.start()
+        self._thread = start_thread(self._run, "host input")
 
     def send(self, data: bytes) -> None:
         """Writes at once what the descriptor takes (it must be non-blocking), keeps the rest."""

@@ -644,6 +644,8 @@ static int run(Vm *vm, Cpu *only)
         if (!c) {
             for (uint32_t n = 0; n < vm->cpu_count && !c; n++)
                 if (runnable(vm->cpu[(vm->turn + n) % vm->cpu_count])) {
+                    if (n)
+                        vm->turn_left = 0;
                     vm->turn = (vm->turn + n) % vm->cpu_count;
                     c = vm->cpu[vm->turn];
                 }
@@ -676,7 +678,9 @@ static int run(Vm *vm, Cpu *only)
                 return -EAGAIN;
             continue;
         }
-        int64_t budget = shared ? SLICE_SHARED : SLICE;
+        if (vm->turn_left <= 0)
+            vm->turn_left = shared ? SLICE_SHARED : SLICE;
+        int64_t budget = vm->turn_left;
         uint64_t deadline = next_deadline(vm);
         if (vm->virtual_clock && deadline != NEVER && deadline - now < (uint64_t)budget)
             budget = deadline > now ? (int64_t)(deadline - now) : 1;
@@ -693,6 +697,7 @@ static int run(Vm *vm, Cpu *only)
                 budget = (int64_t)(c->run->stop_at - done);
         }
         int result = run_slice(c, budget);
+        vm->turn_left -= vm->slice - c->budget;
         if (result == SLICE_EXIT) {
             fill_record(c);
             return (int)c->index;
@@ -704,8 +709,11 @@ static int run(Vm *vm, Cpu *only)
             fill_record(c);
             return (int)c->index;
         }
-        if (shared)
-            vm->turn = (c->index + 1) % vm->cpu_count;
+        if (result == SLICE_HALTED || vm->turn_left <= 0) {
+            vm->turn_left = 0;
+            if (shared)
+                vm->turn = (c->index + 1) % vm->cpu_count;
+        }
         if (host_ns() >= visit)
             return -EAGAIN;
     }

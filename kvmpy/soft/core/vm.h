@@ -30,6 +30,7 @@ struct KpVm {
     uint64_t virtual_skip; /* ns that virtual time jumped over while all vCPUs slept */
     uint64_t retired;   /* instructions of all vCPUs */
     uint32_t turn;      /* vCPU whose turn it is */
+    int64_t turn_left;  /* instructions left of it; a kick does not end a turn, so that host time decides nothing under virtual time */
     int wake_fd;        /* eventfd that ends a sleep */
     uint32_t user_msr_reasons;
     struct { uint32_t first, count, flags; } msr_range[64];
