@@ -37,8 +37,6 @@ def open_image(spec: DiskSpec | str | os.PathLike[str], report: Report | None = 
 def _open(file: HostFile, wanted: str, chain: list[tuple[int, int]]) -> Image:
     try:
         identity = file.identity()
-        if identity in chain:
-            raise ImageError(f"{file.path}: the chain of backing files comes back to it")
         if len(chain) >= LONGEST_CHAIN:
             raise ImageError(f"{file.path}: more than {LONGEST_CHAIN} backing files behind each other")
         found = _recognise(file)
@@ -73,14 +71,18 @@ def _open_backing(file: HostFile, chain: list[tuple[int, int]]) -> Image | None:
     if wanted and wanted not in ("raw", "qcow2"):
         raise ImageError(f"{file.path}: a backing file of format {wanted!r} is not supported: convert with qemu-img convert -O qcow2")
     try:
+        # Before it is opened: the lock of the image that is open already would be in the way, and say less.
+        found = os.stat(path)
+        if (found.st_dev, found.st_ino) in chain:
+            raise ImageError(f"{file.path}: the chain of backing files comes back to {path}")
         behind = open_file(path, readonly=True)
         if not wanted:
             wanted = "qcow2" if behind.read_bytes(0, 4) == QCOW2 else "raw"
         return _open(behind, wanted, chain)
     except ImageError as error:
         raise ImageError(f"{error} (backing file of {file.path})" if "backing file" not in str(error) else str(error)) from None
-    except OSError as error:
-        raise ImageError(f"{path}: {error.strerror or os.strerror(errno.EIO)} (backing file of {file.path})") from None
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{path}: {getattr(error, 'strerror', None) or os.strerror(errno.EIO)} (backing file of {file.path})") from None
 
 
 def backing_path(path: str, name: str) -> str:
