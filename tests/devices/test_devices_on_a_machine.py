@@ -42,7 +42,7 @@ def test_serial_keyboard_and_clock_by_interrupt(backend, code):
 
         def go():
             machine.serial.send("one character time-out, then more than one FIFO holds!")
-            machine.pc.keyboard_controller.type("Ab\n")
+            machine.board.keyboard_controller.type("Ab\n")
 
         machine.serial.watch("ready\n", go)
         assert machine.run(20) == GuestExit(42), machine.statistics

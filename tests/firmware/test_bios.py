@@ -478,7 +478,7 @@ def test_keys_from_the_serial_console(boot):
 
 def test_keys_from_the_keyboard(boot):
     machine = boot(READ_KEYS, run=False)
-    keyboard = machine.pc.keyboard_controller.keyboard
+    keyboard = machine.board.keyboard_controller.keyboard
     assert run_and(machine, lambda: keyboard.type("aZ1\n.")) == GuestExit(0)
     assert keys_of(machine) == [0x1E61, 0x2C5A, 0x0231, 0x1C0D, 0x342E]
 
