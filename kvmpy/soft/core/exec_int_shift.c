@@ -97,7 +97,10 @@ SHIFT_WIDTHS(sar)
 SHIFT_EXEC(sal, shl)
 
 /* Double shifts: operands a and b as one value. A 16-bit operand shifted by more than 16, which is undefined, takes its bits
-   from b again, as AMD Zen 5 does. */
+   from b again and leaves CF clear, as AMD Zen 5 does. */
+#define OVERLONG(bits) \
+    if ((bits) == 16 && n > 16) \
+        cc_change(c, FL_CF, 0)
 #define LEFT16(k) (UINT(16))((((uint64_t)a << 32 | (uint64_t)b << 16 | b) << (k)) >> 32)
 #define LEFT32(k) (UINT(32))((((uint64_t)a << 32 | b) << (k)) >> 32)
 #define LEFT64(k) ((k) ? a << (k) | b >> (64 - (k)) : a)
@@ -105,12 +108,17 @@ SHIFT_EXEC(sal, shl)
 #define RIGHT32(k) (UINT(32))(((uint64_t)b << 32 | a) >> (k))
 #define RIGHT64(k) ((k) ? a >> (k) | b << (64 - (k)) : a)
 #define shld_RESULT(bits) UINT(bits) last = LEFT##bits(n - 1), r = LEFT##bits(n)
-#define shld_FLAGS(bits) cc_set(c, CC_SHL##bits, r, last)
+#define shld_FLAGS(bits) \
+    do { \
+        cc_set(c, CC_SHL##bits, r, last); \
+        OVERLONG(bits); \
+    } while (0)
 #define shrd_RESULT(bits) UINT(bits) last = RIGHT##bits(n - 1), r = RIGHT##bits(n)
 #define shrd_FLAGS(bits) \
     do { \
         cc_set(c, CC_LOGIC##bits, r, 0); \
         cc_change(c, FL_CF | FL_OF | FL_AF, (uint32_t)(last & 1) | FL_AF | (TOP(r, bits) ^ TOP(last, bits)) << 11); \
+        OVERLONG(bits); \
     } while (0)
 
 #define DOUBLE_BY(op, bits, how, count) \

@@ -59,6 +59,7 @@ EXEC_VOID(fld_sti)
             x87_store(c, 0, &x87_indefinite);
             c->x87.status = (uint16_t)((status & ~0x3800u) | (c->x87.status & 0x3800u));
         }
+        return;
     }
     F80 v = *x87_st(c, i->rm & 7);
     push_plain(c, i, &v);
@@ -171,6 +172,7 @@ EXEC_VOID(fstp_m80)
         x87_note(c, i);
         if (x87_stack_fault(c, false))
             x87_pop(c);
+        return;
     }
     store_f80(c, i, x87_st(c, 0));
     x87_note(c, i);
@@ -216,9 +218,20 @@ EXEC_VOID(fst_sti) { store_reg(c, i, false); }
 EXEC_VOID(fstp_sti) { store_reg(c, i, true); }
 ONE(FST_STi, fst_sti)
 ONE(FSTP_STi, fstp_sti)
-ONE(FSTP1_STi, fstp_sti)
 ONE(FSTP8_STi, fstp_sti)
 ONE(FSTP9_STi, fstp_sti)
+
+/* D9 D8+i: FSTP that looks at no tag (processors' own, in no manual). */
+EXEC_VOID(fstp_unchecked)
+{
+    X87_ENTER();
+    x87_note(c, i);
+    F80 v = *x87_st(c, 0);
+    c->x87.status &= (uint16_t)~SW_C1;
+    x87_store(c, i->rm & 7, &v);
+    x87_pop(c);
+}
+ONE(FSTP1_STi, fstp_unchecked)
 
 EXEC_VOID(fxch)
 {
@@ -249,8 +262,9 @@ static void cmov(Cpu *c, const Insn *i, bool condition)
     x87_note(c, i);
     unsigned n = i->rm & 7;
     if (unlikely(x87_empty(c, 0) || x87_empty(c, n))) {
-        if (x87_stack_fault(c, false) && condition)
+        if (x87_stack_fault(c, false)) /* whatever the condition */
             x87_store(c, 0, &x87_indefinite);
+        return;
     }
     c->x87.status &= (uint16_t)~SW_C1;
     if (condition) {
