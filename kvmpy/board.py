@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kvmpy.backend import CData
 from kvmpy.bus import MmioBus, PortBus
 from kvmpy.devices.base import Device
+from kvmpy.devices.blockend import BlockEnd
 from kvmpy.devices.pci.device import PciDevice
 from kvmpy.devices.serial import Serial
 from kvmpy.devices.virtio.device import VirtioDevice
@@ -38,14 +38,13 @@ class Parts:
     """Takes the debug console's output."""
     memory: GuestMemory
     buses: tuple[PortBus, MmioBus]
-    disks: Sequence[str | PathLike[str]] = ()
-    """Images for the BIOS."""
 
 
 class Board:
     """The devices of one machine. Types: `kvmpy.pc.Pc` and `kvmpy.micro.Micro`."""
 
     name = ""
+    has_bios = False
     devices: list[Device]
 
     def __init__(self, parts: Parts) -> None:
@@ -66,9 +65,17 @@ class Board:
         """A virtio device on the type's transport."""
         raise ConfigError(f"{device.name}: machine type {self.name} has no transport for virtio")
 
-    def boot_from(self, image: str) -> None:
+    def boot_from(self, image: BlockEnd) -> None:
         """The BIOS shall boot from this image. ConfigError where the type has no BIOS."""
-        raise ConfigError(f"machine type {self.name} has no BIOS to boot {image} with: use --machine pc")
+        raise ConfigError(f"machine type {self.name} has no BIOS to boot a disk with: use --machine pc")
+
+    def add_bios_disk(self, image: BlockEnd) -> None:
+        """A further disk for the BIOS. ConfigError where the type has none."""
+        raise ConfigError(f"machine type {self.name} has no BIOS for disks: use bus=virtio or --machine pc")
+
+    def add_ata(self, image: BlockEnd, cdrom: bool, add: Callable[[Any], Any]) -> None:
+        """A disk or CD-ROM on ATA; `add` puts a device into the machine. ConfigError where the type has no ATA."""
+        raise ConfigError(f"machine type {self.name} has no ATA: use bus=virtio or --machine pc")
 
     def set_chips(self, chips: Sequence[CData]) -> None:
         """Changes the power-on state of the interrupt chips (two 8259s, I/O APIC) to what firmware leaves."""

@@ -20,6 +20,7 @@ from kvmpy.devices.virtio.device import VirtioDevice
 from kvmpy.errors import ConfigError, HostError
 from kvmpy.host.capture import Capture
 from kvmpy.host.chars import CharEnd, Null
+from kvmpy.host.images import DiskSpec, is_qcow2
 from kvmpy.host.tap import Tap
 from kvmpy.irq import Line
 from kvmpy.loop import Loop, MsrHandler
@@ -59,7 +60,7 @@ class Machine:
         clock: str = "host",
         serial: End | Sequence[End] | None = None,
         console: End | None = None,
-        disks: Sequence[Path] = (),
+        disks: Sequence[Path | DiskSpec] = (),
         assist: bool = True,
         on_reset: str = "stop",
     ) -> None:
@@ -87,9 +88,10 @@ class Machine:
 
     def _build(
         self, memory: int | str, cpus: int, cpu: str, machine: str, backend: str | Backend, devices: Sequence[Device | VirtioDevice],
-        clock: str, serial: End | Sequence[End] | None, console: End | None, disks: Sequence[Path], assist: bool,
+        clock: str, serial: End | Sequence[End] | None, console: End | None, disks: Sequence[Path | DiskSpec], assist: bool,
     ) -> None:
         from kvmpy.board import Parts, make_board
+        from kvmpy.disks import Disks
 
         self.memory = GuestMemory(memory)
         self._closers.append(self.memory.close)
@@ -114,12 +116,14 @@ class Machine:
         self.serial = ends[0]
         """The end of COM1."""
         self._taps = [Tap(end) for end in ends]
-        parts = Parts(self._taps, self._open_end(console or "none"), self.memory, (self.ports, self.mmio), disks)
+        parts = Parts(self._taps, self._open_end(console or "none"), self.memory, (self.ports, self.mmio))
         self.board = make_board(machine, parts)
         """The devices of the machine type."""
         self.devices: list[Device] = []
         for device in (*self.board.devices, *devices):
             self.add(device)
+        self._disks = Disks(disks, self.board, self.add, cpus)
+        self._closers.append(self._disks.close)
         self.board.set_chips(self._chips)
         for chip in self._chips:
             self.vm.set_irqchip(chip)
@@ -253,7 +257,12 @@ class Machine:
 
         `boot` names the protocol ("flat16", "multiboot1", ...; by default it is recognised); without an image the BIOS boots the disks.
         """
-        from kvmpy.boot import load
+        from kvmpy.boot import load, protocol_of
+
+        if path is not None and boot in (None, "auto", "bios") and is_qcow2(path):
+            self._disks.boot_from(path)  # the loader reads no such images, and need not
+            path = None
+        self._disks.settle(protocol_of(path, boot or "auto"))
 
         def start() -> None:
             state = load(
@@ -261,7 +270,7 @@ class Machine:
                 hardware=self.board.hardware(len(self.cpu)),
             )
             if state.disk:
-                self.board.boot_from(state.disk)
+                self._disks.boot_from(state.disk)
             self.cpu[0].start_at(state)
             self.boot_state = state
 

@@ -36,8 +36,6 @@ class Micro(Board):
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
-        if parts.disks:
-            raise ConfigError("machine type micro has no BIOS for disks: use bus=virtio or --machine pc")
         self.pm = AcpiPm(Line(SCI))
         self.virtio: list[VirtioMmio] = []
         self.devices: list[Device] = [*self.serial, self.pm, ResetPort(), DebugConsole(parts.console), DebugExit()]

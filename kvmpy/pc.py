@@ -10,6 +10,7 @@ from kvmpy.board import COM_PORTS, SCI, Board, Parts
 from kvmpy.devices.acpi_pm import AcpiPm
 from kvmpy.devices.base import Device
 from kvmpy.devices.biosdisk import BiosDisk
+from kvmpy.devices.blockend import BlockEnd
 from kvmpy.devices.debug_console import DebugConsole
 from kvmpy.devices.debug_exit import DebugExit
 from kvmpy.devices.i8042 import I8042
@@ -37,6 +38,7 @@ class Pc(Board):
     """Device 0 of PCI is the host bridge, device 1 the ISA bridge; further functions take slots in the order they are added."""
 
     name = "pc"
+    has_bios = True
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
@@ -48,7 +50,7 @@ class Pc(Board):
         self.keyboard_controller = I8042(Line(KEYBOARD), Line(MOUSE), gate)
         self.pm = AcpiPm(Line(SCI))
         self.post = Post()
-        self.bios_disk = BiosDisk(parts.disks)
+        self.bios_disk = BiosDisk()
         reset = ResetPort()
         reset.ports = []  # 0xCF9 lies inside the PCI host's ports, which passes it on
         self.pci = pci.PciHost(parts.buses, reset)
@@ -66,8 +68,11 @@ class Pc(Board):
     def carry_virtio(self, device: VirtioDevice) -> Device:
         return self.carry(VirtioPci(device))
 
-    def boot_from(self, image: str) -> None:
+    def boot_from(self, image: BlockEnd) -> None:
         self.bios_disk.boot_from(image)
+
+    def add_bios_disk(self, image: BlockEnd) -> None:
+        self.bios_disk.attach(image)
 
     def set_chips(self, chips: Sequence[CData]) -> None:
         chips[1].chip.pic.elcr |= LEVEL_IRQS_HIGH

@@ -92,6 +92,14 @@ def _open(path: Path, protocol: Protocol | None) -> Image:
     return read_image(path)
 
 
+def protocol_of(image: Path | None, boot: str = "auto") -> str:
+    """Name of the boot protocol that `load` would take. ImageError and ConfigError as there."""
+    protocol, _ = parse_boot(boot)
+    if protocol is not None:
+        return protocol.name
+    return "bios" if image is None else identify(_open(image, None)).name
+
+
 def load(
     memory: Memory,
     image: Path | Image | None,

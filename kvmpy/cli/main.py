@@ -45,7 +45,8 @@ def _add_run(commands: Any) -> None:
     add("--initrd", metavar="FILE", help="initial RAM disk, or first module")
     add("--module", action="append", default=[], metavar="FILE[,TEXT]", help="a further module with its command line (repeatable)")
     add("--append", default="", metavar="TEXT", help="command line for the guest")
-    add("--disk", action="append", default=[], metavar="FILE[,readonly]", help="a disk image (repeatable)")
+    add("--disk", action="append", default=[], metavar="FILE[,OPTION=VALUE...]",
+        help="a disk image: format=raw|qcow2, bus=virtio|ata|cdrom|bios, readonly=on, snapshot=on, serial=S (repeatable)")
     add = run.add_argument_group("machine").add_argument
     add("--machine", default="pc", metavar="TYPE", help="pc (PCI, BIOS) or micro (serial ports and virtio-mmio only) (default pc)")
     add("--memory", "-m", default="128M", metavar="SIZE", help="RAM, for instance 64M, 2G (default 128M)")

@@ -1,19 +1,18 @@
-"""The BIOS disk: sectors of raw image files moved straight into guest memory, for the BIOS's INT 13h (docs/firmware.md).
+"""The BIOS disk: sectors of disk images moved straight into guest memory, for the BIOS's INT 13h (docs/firmware.md).
 
 One block of 32 ports. A command is done when the write to its port returns; the status is INT 13h's own.
 """
 
 from __future__ import annotations
 
-import os
-import stat
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kvmpy.devices.base import Device
-from kvmpy.errors import ImageError, MemoryAccessError
+from kvmpy.devices.blockend import BlockEnd
+from kvmpy.errors import ConfigError, MemoryAccessError
 
 BASE = 0x0D00
 SIZE = 0x20
@@ -56,19 +55,16 @@ MOST = {1: 2, 2: 8}
 
 @dataclass
 class Drive:
-    """An open image and the geometry it is shown with."""
+    """An image and the geometry it is shown with."""
 
-    path: str
-    fd: int
-    size: int
-    readonly: bool
+    image: BlockEnd
     kind: int
     geometry: tuple[int, int, int]
 
     @property
     def sectors(self) -> int:
-        """A last piece of a sector counts as one; it reads as zeros behind its end."""
-        return -(-self.size // SECTOR)
+        """Of 512 bytes."""
+        return self.image.size // SECTOR
 
 
 def geometry(size: int) -> tuple[int, tuple[int, int, int]]:
@@ -82,81 +78,42 @@ def geometry(size: int) -> tuple[int, tuple[int, int, int]]:
     return 2, (min(1024, -(-sectors // (255 * 63))), 255, 63)
 
 
-def open_drive(path: str, readonly: bool = False) -> Drive:
-    """Opens an image; one that may not be written is read-only. ImageError when it cannot be used."""
-    try:
-        fd = -1
-        if not readonly:
-            try:
-                fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
-            except PermissionError:
-                readonly = True
-            except OSError as error:
-                if error.errno != 30:  # EROFS
-                    raise
-                readonly = True
-        if fd < 0:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        mode = os.fstat(fd).st_mode
-        size = os.lseek(fd, 0, os.SEEK_END) if stat.S_ISREG(mode) or stat.S_ISBLK(mode) else -1
-    except IsADirectoryError:
-        raise ImageError(f"{path}: is a directory, not a disk image") from None
-    except (OSError, ValueError) as error:
-        raise ImageError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-    if size <= 0:
-        os.close(fd)
-        raise ImageError(f"{path}: the file is empty" if size == 0 else f"{path}: not a file that can be a disk")
-    kind, shape = geometry(size)
-    return Drive(path, fd, size, readonly, kind, shape)
-
-
 class BiosDisk(Device):
-    """The drives that the BIOS boots from. Each of `disks` is a path, with ",readonly" behind it for one that is never written."""
+    """The drives that the BIOS boots from. They are closed with the device."""
 
     name = "BIOS disk"
     ports = BASE, SIZE
 
-    def __init__(self, disks: Sequence[str | os.PathLike[str]] = ()) -> None:
+    def __init__(self, images: Sequence[BlockEnd] = ()) -> None:
         self._registers = bytearray(SIZE)
         self.drives: list[Drive] = []
         self._boot: Drive | None = None
-        try:
-            for spec in disks:
-                path = os.fspath(spec)
-                base, comma, option = path.rpartition(",")
-                readonly = bool(comma) and option in ("readonly", "ro")
-                self.attach(base if readonly else path, readonly)
-        except BaseException:
-            self.close()
-            raise
+        for image in images:
+            self.attach(image)
 
-    def attach(self, path: str, readonly: bool = False, *, first: bool = False) -> Drive:
-        """Adds an image as the last drive of its kind, or as the first. ImageError when it cannot be used or is one too many."""
-        drive = open_drive(path, readonly)
-        same = sum(other.kind == drive.kind for other in self.drives)
-        if same >= MOST[drive.kind]:
-            os.close(drive.fd)
-            raise ImageError(f"{path}: too many {'floppies' if drive.kind == 1 else 'disks'}, the BIOS knows {MOST[drive.kind]}")
+    def attach(self, image: BlockEnd, *, first: bool = False) -> Drive:
+        """Adds an image as the last drive of its kind, or as the first. ConfigError when it is one too many."""
+        kind, shape = geometry(image.size)
+        if sum(other.kind == kind for other in self.drives) >= MOST[kind]:
+            raise ConfigError(f"too many {'floppies' if kind == 1 else 'disks'}: the BIOS knows {MOST[kind]}")
+        drive = Drive(image, kind, shape)
         self.drives.insert(0 if first else len(self.drives), drive)
         return drive
 
-    def boot_from(self, path: str) -> None:
+    def boot_from(self, image: BlockEnd) -> None:
         """Makes an image the first drive of its kind, instead of the one that an earlier call made so."""
         if self._boot is not None:
-            if self._boot.path == path:
-                return
             self.drives.remove(self._boot)
-            os.close(self._boot.fd)
+            self._boot.image.close()
             self._boot = None
-        self._boot = self.attach(path, first=True)
+        self._boot = self.attach(image, first=True)
 
     def reset(self) -> None:
         self._registers[:] = bytes(SIZE)
 
     def close(self) -> None:
-        for drive in self.drives:
-            os.close(drive.fd)
-        self.drives.clear()
+        while self.drives:
+            self.drives.pop().image.close()
 
     def read(self, offset: int, size: int) -> int:
         self._registers[FLOPPIES] = sum(drive.kind == 1 for drive in self.drives)
@@ -189,7 +146,7 @@ class BiosDisk(Device):
             return NO_DRIVE
         if command not in (READ, WRITE, VERIFY):
             return BAD_COMMAND
-        if command == WRITE and drive.readonly:
+        if command == WRITE and drive.image.readonly:
             return WRITE_PROTECTED
         count = min(wanted, max(drive.sectors - lba, 0))
         status = self._transfer(drive, command, lba * SECTOR, count * SECTOR, address) if count and command != VERIFY else OK
@@ -206,7 +163,8 @@ class BiosDisk(Device):
             self._registers[TOTAL:FLOPPIES] = bytes(FLOPPIES - TOTAL)
             return NO_DRIVE
         cylinders, heads, sectors = drive.geometry
-        struct.pack_into("<QHBBBB", self._registers, TOTAL, drive.sectors, cylinders, heads & 0xFF, sectors, drive.kind, drive.readonly)
+        readonly = drive.image.readonly
+        struct.pack_into("<QHBBBB", self._registers, TOTAL, drive.sectors, cylinders, heads & 0xFF, sectors, drive.kind, readonly)
         return OK
 
     def _transfer(self, drive: Drive, command: int, offset: int, size: int, address: int) -> int:
@@ -218,22 +176,19 @@ class BiosDisk(Device):
             return DMA_ERROR
         try:
             if command == WRITE:
-                done = os.pwritev(drive.fd, views, offset)
-                drive.size = max(drive.size, offset + done)
-                return OK if done == size else FAILED
-            done = os.preadv(drive.fd, views, offset)
+                drive.image.write_from(offset, views)
+            else:
+                drive.image.read_into(offset, views)
         except OSError as error:
-            self.platform.event(self, "host error", path=drive.path, error=str(error))
+            what = "write" if command == WRITE else "read"
+            self.platform.event(self, "host error", request=what, error=str(error))
+            self.platform.warn(self, f"{what}: {error}")
             return FAILED
         finally:
             for view in views:
                 view.release()
-        if done < size:
-            # Only the last sector may be short; a file that shrank meanwhile is a failed disk.
-            if size - done >= SECTOR:
-                return FAILED
-            memory.write(address + done, bytes(size - done))
-        memory.written(address, size)
+        if command == READ:
+            memory.written(address, size)
         return OK
 
     def state(self) -> dict[str, Any]:

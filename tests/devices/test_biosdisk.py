@@ -1,6 +1,5 @@
 """The BIOS disk device by its registers, without a machine."""
 
-import os
 import struct
 
 import pytest
@@ -9,7 +8,8 @@ from hypothesis import strategies as st
 
 from kvmpy.devices import biosdisk as bd
 from kvmpy.devices.biosdisk import BiosDisk
-from kvmpy.errors import ImageError
+from kvmpy.errors import ConfigError, ImageError
+from kvmpy.host.images import open_image
 from kvmpy.memory import GuestMemory
 
 
@@ -36,7 +36,7 @@ def disk(board, tmp_path):
     """A disk of 9 sectors and 100 bytes, each sector full of its number."""
     path = tmp_path / "disk"
     path.write_bytes(b"".join(bytes([number]) * 512 for number in range(9)) + b"end" + bytes(97))
-    device = BiosDisk([str(path)])
+    device = BiosDisk([open_image(path)])
     device.connect(board)
     yield device
     device.close()
@@ -98,7 +98,7 @@ def test_unknown_command_and_drive(disk):
 def test_readonly(board, tmp_path):
     path = tmp_path / "disk"
     path.write_bytes(bytes(512))
-    device = BiosDisk([f"{path},readonly"])
+    device = BiosDisk([open_image(f"{path},readonly")])
     device.connect(board)
     assert command(device, bd.WRITE) == (bd.WRITE_PROTECTED, 0)
     device.close()
@@ -121,13 +121,12 @@ def test_order_of_drives(board, tmp_path):
     paths = {name: tmp_path / name for name in "abc"}
     for name, path in paths.items():
         path.write_bytes(name.encode() * 512)
-    device = BiosDisk([str(paths["a"])])
+    device = BiosDisk([open_image(paths["a"])])
     device.connect(board)
-    device.boot_from(str(paths["b"]))
-    device.boot_from(str(paths["b"]))
-    assert [os.path.basename(drive.path) for drive in device.drives] == ["b", "a"]
-    device.boot_from(str(paths["c"]))
-    assert [os.path.basename(drive.path) for drive in device.drives] == ["c", "a"]
+    device.boot_from(open_image(paths["b"]))
+    assert [drive.image.path for drive in device.drives] == [str(paths["b"]), str(paths["a"])]
+    device.boot_from(open_image(paths["c"]))
+    assert [drive.image.path for drive in device.drives] == [str(paths["c"]), str(paths["a"])]
     device.close()
 
 
@@ -137,11 +136,11 @@ def test_refusals(tmp_path):
     refused = {tmp_path: "is a directory", tmp_path / "none": "No such file", empty: "the file is empty", "/dev/null": "not a file"}
     for path, words in refused.items():
         with pytest.raises(ImageError, match=words):
-            BiosDisk([str(path)])
+            open_image(path)
     path = tmp_path / "disk"
     path.write_bytes(bytes(512))
-    with pytest.raises(ImageError, match="too many disks"):
-        BiosDisk([str(path)] * 9)
+    with pytest.raises(ConfigError, match="too many disks"):
+        BiosDisk([open_image(f"{path},readonly") for _ in range(9)])
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,22 +1,19 @@
-"""What all images have in common: checked ranges, errors that name the file, one report per kind of error."""
+"""What all images have in common: checked ranges, errors that name the file."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
 
-from kvmpy.host.images.views import Buffers, length_of
+from kvmpy.host.images.views import Buffers, Cursor, length_of, zero
 
 SECTOR = 512
-
-Report = Callable[[str], None]
 
 
 class Image:
     """A disk image as devices see it (kvmpy.devices.blockend.BlockEnd). A format fills in the methods with an underscore.
 
-    Calls may come from several threads. They raise OSError, with the image's path, and tell `report` the first of its kind.
+    Calls may come from several threads. They raise OSError with the image's path.
     """
 
     format = ""
@@ -26,8 +23,6 @@ class Image:
         self.size = size
         self.readonly = readonly
         self.serial = ""
-        self.report: Report | None = None
-        self._told: set[tuple[str, int | None]] = set()
         self._closed = False
 
     def read_into(self, offset: int, buffers: Buffers) -> None:
@@ -37,7 +32,7 @@ class Image:
             self._check(offset, length)
             self._read(offset, length, buffers)
         except OSError as error:
-            raise self._failed("read", error) from None
+            raise self._failed(error) from None
 
     def write_from(self, offset: int, buffers: Buffers) -> None:
         """Writes the buffers in order."""
@@ -46,7 +41,7 @@ class Image:
             self._check(offset, length, True)
             self._write(offset, length, buffers)
         except OSError as error:
-            raise self._failed("write", error) from None
+            raise self._failed(error) from None
 
     def flush(self) -> None:
         """Everything written before is on stable storage when this returns."""
@@ -55,7 +50,7 @@ class Image:
         try:
             self._flush()
         except OSError as error:
-            raise self._failed("flush", error) from None
+            raise self._failed(error) from None
 
     def discard(self, offset: int, length: int) -> None:
         """The content of the range is of no more use."""
@@ -64,7 +59,7 @@ class Image:
             if length:
                 self._discard(offset, length)
         except OSError as error:
-            raise self._failed("discard", error) from None
+            raise self._failed(error) from None
 
     def write_zeroes(self, offset: int, length: int, *, may_unmap: bool) -> None:
         """The range reads as zeroes."""
@@ -73,7 +68,7 @@ class Image:
             if length:
                 self._write_zeroes(offset, length, may_unmap)
         except OSError as error:
-            raise self._failed("write zeroes", error) from None
+            raise self._failed(error) from None
 
     def close(self) -> None:
         """Writes everything back and ends; an error of that is raised after the files are closed. Twice is harmless."""
@@ -95,11 +90,7 @@ class Image:
         if offset < 0 or length < 0 or offset + length > self.size:
             raise OSError(errno.EINVAL, f"bytes {offset} to {offset + length} of an image of {self.size}")
 
-    def _failed(self, what: str, error: OSError) -> OSError:
-        kind = what, error.errno
-        if self.report is not None and kind not in self._told:
-            self._told.add(kind)
-            self.report(f"{self.path}: {what}: {error.strerror or error}")
+    def _failed(self, error: OSError) -> OSError:
         return OSError(error.errno or errno.EIO, error.strerror or str(error), self.path)
 
     def _read(self, offset: int, length: int, buffers: Buffers) -> None:
@@ -123,8 +114,6 @@ class Image:
 
 def read_padded(image: Image, offset: int, buffers: Buffers) -> None:
     """Reads of an image that may be shorter: what lies behind its end is zero."""
-    from kvmpy.host.images.views import Cursor, zero
-
     length = length_of(buffers)
     inside = max(0, min(length, image.size - offset))
     cursor = Cursor(buffers)

@@ -7,7 +7,7 @@ import os
 
 from kvmpy.errors import ImageError
 from kvmpy.host.images.hostfile import HostFile, open_file
-from kvmpy.host.images.image import SECTOR, Image, Report
+from kvmpy.host.images.image import SECTOR, Image
 from kvmpy.host.images.magic import QCOW2, recognise, recognise_last
 from kvmpy.host.images.overlay import Overlay
 from kvmpy.host.images.qcow2 import Qcow2Image
@@ -18,8 +18,8 @@ from kvmpy.host.images.spec import DiskSpec, parse_disk
 LONGEST_CHAIN = 64
 
 
-def open_image(spec: DiskSpec | str | os.PathLike[str], report: Report | None = None) -> Image:
-    """The image that a spec names. `report` gets a line for the first host error of each kind. ImageError names the file.
+def open_image(spec: DiskSpec | str | os.PathLike[str]) -> Image:
+    """The image that a spec names. ImageError names the file.
 
     Without a format, a file that begins as qcow2 does is qcow2, one of a format that is not supported is refused, and any
     other is raw; such a raw image refuses a guest's write that would make it look like another format the next time.
@@ -30,7 +30,6 @@ def open_image(spec: DiskSpec | str | os.PathLike[str], report: Report | None = 
     if spec.snapshot and not spec.readonly:
         image = Overlay(image)
     image.serial = spec.serial
-    image.report = report  # of the outermost image: errors of those behind pass through it
     return image
 
 

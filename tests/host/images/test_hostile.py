@@ -121,7 +121,7 @@ def test_loops_and_long_chains(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="comes back"):
         open_image(str(tmp_path / "a"))
     create_qcow2(str(tmp_path / "self"), MIB, "self", "qcow2")
-    with pytest.raises(ImageError, match="comes back|in use"):
+    with pytest.raises(ImageError, match="comes back"):
         open_image(f"{tmp_path / 'self'}")
     for number in range(80):
         create_qcow2(str(tmp_path / f"n{number}"), MIB, f"n{number + 1}", "qcow2")
