@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -71,6 +72,7 @@ def _add_run(commands: Any) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and gives its exit status."""
+    _open_standard_files()
     try:
         arguments = build_parser().parse_args(argv)
         if arguments.command == "run":
@@ -90,6 +92,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KvmpyError as error:
         say(f"error: {error}")
         return status_of_error(error)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        say(f"error: write standard output: {error.strerror}")
+        return status.UNAVAILABLE
+
+
+def _open_standard_files() -> None:
+    """Closed ones become /dev/null. Left closed, the next file that is opened takes the number: guest memory would be read as keys."""
+    while True:
+        fd = os.open(os.devnull, os.O_RDWR)
+        if fd > 2:
+            os.close(fd)
+            return
 
 
 def status_of_error(error: KvmpyError) -> int:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
-import os
 import time
 from argparse import Namespace
 from collections.abc import Callable
@@ -13,30 +13,13 @@ from typing import Any
 from kvmpy.cli import status
 from kvmpy.cli.device_spec import make_device
 from kvmpy.cli.main import say, tell
-from kvmpy.errors import ConfigError, KvmpyError
+from kvmpy.errors import ConfigError, HostError, KvmpyError
 from kvmpy.host.capture import Capture
 from kvmpy.host.chars import CharEnd
+from kvmpy.host.ends import File
 from kvmpy.host.terminal import Terminal
 from kvmpy.machine import Machine
 from kvmpy.verdicts import Crashed, GuestExit, Stopped, Verdict
-
-
-class Console(Terminal):
-    """The terminal, which tells when the reader of its output has gone."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.on_broken: Callable[[], None] | None = None
-        try:
-            os.fstat(1)
-            self._open = True
-        except OSError:
-            self._open = False  # closed from the start: the guest just is not heard
-
-    def write(self, data: bytes) -> None:
-        super().write(data)
-        if self.output.broken and self._open and self.on_broken is not None:
-            self.on_broken()
 
 
 def run(arguments: Namespace) -> int:
@@ -52,7 +35,7 @@ def run(arguments: Namespace) -> int:
         raise ConfigError("--until: an empty text")
     name = _backend(arguments, log)
     ends = _ends(arguments)
-    console = next((end for end in ends if isinstance(end, Console)), None)
+    failures: list[HostError] = []
     began = time.monotonic()
     verdict: Verdict
     try:
@@ -65,9 +48,7 @@ def run(arguments: Namespace) -> int:
             modules = [(file, text) for file, _, text in (module.partition(",") for module in arguments.module)]
             machine.load(arguments.image, arguments.boot, arguments.initrd, arguments.append, modules)
             log(f"{machine.boot_state.protocol}: {machine.boot_state.summary or 'loaded'}")
-            if console is not None:
-                console.on_quit = lambda: machine.stop(Stopped("quit"))
-                console.on_broken = lambda: machine.stop(Stopped("output"))
+            _watch_ends(machine, ends, failures)
             try:
                 verdict = machine.run(timeout, arguments.until)
             except KeyboardInterrupt:
@@ -77,6 +58,10 @@ def run(arguments: Namespace) -> int:
         for end in ends:
             end.close()
     # The terminal is itself again from here on.
+    if failures:
+        if failures[0].errno == errno.EPIPE:
+            raise BrokenPipeError
+        raise failures[0]
     if not isinstance(verdict, Crashed):
         log(f"{verdict} after {time.monotonic() - began:.2f} s")
     code = status.of(verdict)
@@ -145,12 +130,27 @@ def _ends(arguments: Namespace) -> list[CharEnd]:
             elif arguments.json:
                 ends.append(Capture())
             else:
-                ends.append(Console())
+                ends.append(Terminal())
     except KvmpyError:
         for end in ends:
             end.close()
         raise
     return ends
+
+
+def _watch_ends(machine: Machine, ends: list[CharEnd], failures: list[HostError]) -> None:
+    """An end that cannot be written any more ends the run; Ctrl-A x does."""
+    for end in ends:
+        if isinstance(end, (Terminal, File)):
+            name = end.path if isinstance(end, File) else "standard output"
+
+            def broken(number: int, name: str = name) -> None:
+                failures.append(HostError(f"write {name}", number))
+                machine.stop(Stopped("output"))
+
+            end.output.on_broken = broken
+        if isinstance(end, Terminal):
+            end.on_quit = lambda: machine.stop(Stopped("quit"))
 
 
 def _finish(machine: Machine, verdict: Verdict, ends: list[CharEnd], arguments: Namespace) -> list[str]:

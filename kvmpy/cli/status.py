@@ -36,5 +36,5 @@ def of(verdict: Verdict) -> int:
     if isinstance(verdict, Crashed):
         return CRASHED
     if isinstance(verdict, Stopped):
-        return {"timeout": TIMEOUT, "interrupt": INTERRUPTED, "output": BROKEN_PIPE, "debug": CRASHED}.get(verdict.why, OK)
+        return {"timeout": TIMEOUT, "interrupt": INTERRUPTED, "debug": CRASHED}.get(verdict.why, OK)
     return HALTED if isinstance(verdict, Halted) else OK

@@ -7,6 +7,7 @@ import os
 import select
 import threading
 import time
+from collections.abc import Callable
 
 from kvmpy.threads import start_thread
 
@@ -19,12 +20,14 @@ PAUSE = 0.01
 class Output:
     """Writes at every newline, at LIMIT bytes, and PAUSE seconds after the first byte of an unfinished line.
 
-    A descriptor that is closed or whose reader has gone (EPIPE) swallows the rest: `broken` tells so. A slow reader slows the guest.
+    A descriptor that cannot be written (its reader has gone: EPIPE; the disk is full: ENOSPC) swallows the rest: `broken` tells so,
+    and `on_broken` is called once with the errno, from the thread that writes. A slow reader slows the guest.
     """
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.broken = False
+        self.on_broken: Callable[[int], None] | None = None
         self._buffer = bytearray()
         self._lock = threading.Lock()
         self._started = threading.Event()  # an unfinished line waits
@@ -61,8 +64,10 @@ class Output:
             except BlockingIOError:  # somebody else made the shared descriptor non-blocking
                 select.select([], [self.fd], [], 1.0)
                 continue
-            except OSError:
+            except OSError as error:
                 self.broken = True
+                if self.on_broken is not None:
+                    self.on_broken(error.errno or 0)
                 break
             del self._buffer[:written]
         self._buffer.clear()

@@ -252,6 +252,33 @@ def test_a_closed_standard_output_ends_quietly(guest):
 
 
 @needs_backend
+@pytest.mark.parametrize("where", [["--serial", "file:/dev/full"], []], ids=["file", "stdout"])
+def test_a_full_disk_ends_the_run_with_one_line(guest, where):
+    image = guest(say("line\n") + SPIN)
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [*COMMAND, "run", str(image), "--boot", "flat16", "--backend", BACKEND, "--timeout", "20", "-q", *where],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, env=ENVIRONMENT,
+        )
+    name = "/dev/full" if where else "standard output"
+    assert (result.returncode, result.stderr) == (69, f"kvmpy: error: write {name}: No space left on device\n")
+
+
+@needs_backend
+def test_a_closed_standard_input_is_no_input(guest):
+    """Descriptor 0 must not become the guest's memory or an event descriptor of the machine."""
+    shell = " ".join([*COMMAND, "run", str(guest(say("x") + leave(6))), "--boot", "flat16", "--backend", BACKEND, "-q"])
+    probe = "import os; [print(os.readlink(f'/proc/self/fd/{fd}')) for fd in range(3)]"
+    result = subprocess.run(["bash", "-c", f"{shell} <&-"], capture_output=True, text=True, timeout=30, env=ENVIRONMENT)
+    assert (result.returncode, result.stdout) == (6, "x")
+    program = f"from kvmpy.cli import main; main._open_standard_files(); {probe}"
+    result = subprocess.run(
+        ["bash", "-c", f'"{sys.executable}" -c "$0" <&-', program], capture_output=True, text=True, timeout=30, env=ENVIRONMENT
+    )
+    assert result.stdout.startswith("/dev/null\n"), result
+
+
+@needs_backend
 def test_ctrl_c(guest):
     process = subprocess.Popen(
         [*COMMAND, "run", str(guest(say("up\n") + SPIN)), "--boot", "flat16", "--backend", BACKEND], env=ENVIRONMENT,
