@@ -1,5 +1,7 @@
 # Guests: build/guests/NAME.elf (32 and 64 bits) and NAME.bin (boot sectors); the hello guests are shipped as kvmpy/blobs/.
 # guests/NAME.c or NAME.S is one guest; which list it stands in says how it is built.
+# Guests of both widths: NAME64.elf and NAME32.elf.
+GUESTS_BOTH      := traps
 GUESTS_64        := hello64
 GUESTS_32        := hello32
 GUESTS_MULTIBOOT := multiboot1 multiboot2
@@ -39,6 +41,12 @@ $(GUESTS_64:%=$(GUEST_DIR)/%.elf): $(GUEST_DIR)/%.elf: $(GUEST_DIR)/64/%.c.o $(G
 $(GUESTS_32:%=$(GUEST_DIR)/%.elf): $(GUEST_DIR)/%.elf: $(GUEST_DIR)/32/%.c.o $(GUEST_LIB_32) $(GUEST_DIR)/32/lib/start32.S.o guests/lib/guest32.ld
 	$(GUEST_LD) -m elf_i386 -T guests/lib/guest32.ld $(filter %.o,$^) -o $@
 
+$(GUESTS_BOTH:%=$(GUEST_DIR)/%64.elf): $(GUEST_DIR)/%64.elf: $(GUEST_DIR)/64/%.c.o $(GUEST_LIB_64) guests/lib/guest64.ld
+	$(GUEST_LD) -m elf_x86_64 -T guests/lib/guest64.ld $(filter %.o,$^) -o $@
+
+$(GUESTS_BOTH:%=$(GUEST_DIR)/%32.elf): $(GUEST_DIR)/%32.elf: $(GUEST_DIR)/32/%.c.o $(GUEST_LIB_32) $(GUEST_DIR)/32/lib/start32.S.o guests/lib/guest32.ld
+	$(GUEST_LD) -m elf_i386 -T guests/lib/guest32.ld $(filter %.o,$^) -o $@
+
 $(GUESTS_MULTIBOOT:%=$(GUEST_DIR)/%.elf): $(GUEST_DIR)/%.elf: $(GUEST_DIR)/32/%.c.o $(GUEST_LIB_32) $(GUEST_DIR)/32/lib/%.o guests/lib/guest32.ld
 	$(GUEST_LD) -m elf_i386 -T guests/lib/guest32.ld $(filter %.o,$^) -o $@
 
@@ -49,7 +57,7 @@ kvmpy/blobs/%: $(GUEST_DIR)/%
 	@mkdir -p $(@D)
 	cp $< $@
 
-guests: $(GUESTS_64:%=$(GUEST_DIR)/%.elf) $(GUESTS_32:%=$(GUEST_DIR)/%.elf) $(GUESTS_MULTIBOOT:%=$(GUEST_DIR)/%.elf) $(GUESTS_SECTOR:%=$(GUEST_DIR)/%.bin)
+guests: $(GUESTS_BOTH:%=$(GUEST_DIR)/%64.elf) $(GUESTS_BOTH:%=$(GUEST_DIR)/%32.elf) $(GUESTS_64:%=$(GUEST_DIR)/%.elf) $(GUESTS_32:%=$(GUEST_DIR)/%.elf) $(GUESTS_MULTIBOOT:%=$(GUEST_DIR)/%.elf) $(GUESTS_SECTOR:%=$(GUEST_DIR)/%.bin)
 
 -include $(wildcard $(GUEST_DIR)/64/*.d $(GUEST_DIR)/64/lib/*.d $(GUEST_DIR)/32/*.d $(GUEST_DIR)/32/lib/*.d)
 

@@ -2,6 +2,15 @@
 #ifndef GUEST_CPU_H
 #define GUEST_CPU_H
 
+/* Names of whole registers, for assembly that serves both widths. */
+#ifdef __x86_64__
+#define AX "rax"
+#define SP "rsp"
+#else
+#define AX "eax"
+#define SP "esp"
+#endif
+
 static inline void outb(u16 port, u8 value) { __asm__ volatile("outb %0, %1" : : "a"(value), "Nd"(port)); }
 static inline void outw(u16 port, u16 value) { __asm__ volatile("outw %0, %1" : : "a"(value), "Nd"(port)); }
 static inline void outl(u16 port, u32 value) { __asm__ volatile("outl %0, %1" : : "a"(value), "Nd"(port)); }

@@ -110,11 +110,12 @@ void on_trap(unsigned vector, handler *);
 void set_gate(unsigned vector, ulong entry, u16 selector, u8 type_dpl, u8 ist);
 extern const ulong vector_entries[256];
 extern struct trap_seen {
-    volatile ulong count, vector, error, ip, cr2, flags, cs;
+    volatile ulong count, vector, error, ip, cr2, flags, cs, behind; /* behind: the saved RIP was that after the whole piece */
 } seen;
 extern volatile ulong trap_resume;
 
-/* Runs one piece of assembly. What it faults with lands in `seen`, and execution goes on behind it; seen.count is 0 without a fault. */
+/* Runs one piece of assembly, at any privilege. What it faults with lands in `seen`, and execution goes on behind it; seen.count is 0 without
+   a fault. The clobbers given must have "ax" and whatever the piece changes before it faults. */
 #ifdef __x86_64__
 #define TRY(code, ...) do { seen.count = 0; __asm__ volatile( \
     "leaq 999f(%%rip), %%rax\n movq %%rax, trap_resume(%%rip)\n" code "\n999: movq $0, trap_resume(%%rip)" __VA_ARGS__); } while (0)
@@ -122,13 +123,22 @@ extern volatile ulong trap_resume;
 #define TRY(code, ...) do { seen.count = 0; __asm__ volatile( \
     "movl $999f, trap_resume\n" code "\n999: movl $0, trap_resume" __VA_ARGS__); } while (0)
 #endif
-enum { DE, DB, NMI_VECTOR, BP, OF, BR, UD, NM, DF, TS = 10, NP, SS, GP, PF, MF, AC, MC, XM };
+enum { DE, DB, NMI_VECTOR, BP, OF, BR, UD, NM, DF, TS = 10, NP, SS, GP, PF, MF = 16, AC, MC, XM };
 
-/* pages.c: the guest's own tables, identity mapped at the start */
+/* Checks that the last TRY met just this. */
+void check_trap(ulong vector, ulong error, bool behind, const char *what);
+
+/* pages.c, pages32.c: the guest's own tables, identity mapped at the start (64 bits), or by one of these calls */
 enum { PAGE_P = 1, PAGE_RW = 2, PAGE_US = 4, PAGE_A = 0x20, PAGE_D = 0x40, PAGE_PS = 0x80, PAGE_G = 0x100 };
 #define PAGE_NX (1ull << 63)
+#ifdef __x86_64__
 u64 *page_entry(ulong address); /* the 4 KiB entry, in tables made as needed */
+#else
+void paging_legacy(void);
+void paging_pae(void);
+#endif
 void map_page(ulong address, u64 physical, u64 flags);
+u64 page_state(ulong address); /* the entry as it stands in memory */
 
 /* Lets ring 3 use everything that is mapped. */
 void pages_for_user(void);

@@ -39,6 +39,8 @@ void map_page(ulong address, u64 physical, u64 flags) {
     *page_entry(address) = physical | flags;
     invlpg(address);
 }
+u64 page_state(ulong address) { return *(volatile u64 *)page_entry(address); }
+
 void pages_for_user(void) {
     page_map[0] |= PAGE_US;
     for (unsigned n = 0; n < 4; n++) page_pointers[n] |= PAGE_US;

@@ -37,6 +37,15 @@ void traps_open(void) {
     __asm__ volatile("lidt %0" : : "m"(table));
 }
 
+void check_trap(ulong vector, ulong error, bool behind, const char *what) {
+    const bool good = seen.count == 1 && seen.vector == vector && seen.error == error && seen.behind == behind;
+    if (!good) {
+        print("%lu traps, the last %lu with error 0x%lx at 0x%lx%s; wanted %lu with 0x%lx%s: ", seen.count, seen.vector, seen.error, seen.ip,
+              seen.behind ? " (behind)" : "", vector, error, behind ? " (behind)" : "");
+    }
+    check(good, what);
+}
+
 void trap(struct frame *f) {
     if (handlers[f->vector & 255]) {
         handlers[f->vector & 255](f);
@@ -49,6 +58,7 @@ void trap(struct frame *f) {
         seen.ip = f->ip;
         seen.cs = f->cs;
         seen.flags = f->flags;
+        seen.behind = f->ip == trap_resume;
         if (f->vector == PF) seen.cr2 = read_cr2();
         f->ip = trap_resume;
         f->flags &= ~(ulong)FLAG_TF;
