@@ -30,6 +30,7 @@ MOST_EXITS = 1 << 16
 # The XSAVE area (SDM 1 13.4): components 0-2 are the software CPU's; all others stay as they were.
 _LEGACY, _AVX_START, _AVX_END, _HEADER_BV = 416, 576, 832, 512
 _OWN_COMPONENTS = 7
+_MXCSR, _MXCSR_INITIAL, _SSE = 24, 0x1F80, 2
 
 
 class _Assistant:
@@ -84,6 +85,9 @@ def _merged(image: bytes, own: bytes) -> bytes:
     result[:_LEGACY] = own[:_LEGACY]
     result[_HEADER_BV] = (image[_HEADER_BV] & ~_OWN_COMPONENTS) | (own[_HEADER_BV] & _OWN_COMPONENTS)
     result[_AVX_START:_AVX_END] = own[_AVX_START:_AVX_END]
+    # Linux takes MXCSR from an image only along with the SSE component, marked as in use.
+    if int.from_bytes(result[_MXCSR : _MXCSR + 4], "little") != _MXCSR_INITIAL:
+        result[_HEADER_BV] |= _SSE
     return bytes(result)
 
 
