@@ -1,8 +1,8 @@
 # Guests: build/guests/NAME.elf (32 and 64 bits) and NAME.bin (boot sectors); the hello guests are shipped as kvmpy/blobs/.
 # guests/NAME.c or NAME.S is one guest; which list it stands in says how it is built.
 # Guests of both widths: NAME64.elf and NAME32.elf.
-GUESTS_BOTH      := traps
-GUESTS_64        := hello64
+GUESTS_BOTH      := traps paging smc
+GUESTS_64        := hello64 echo timers
 GUESTS_32        := hello32
 GUESTS_MULTIBOOT := multiboot1 multiboot2
 GUESTS_SECTOR    := hello16

@@ -5,9 +5,11 @@
 /* Names of whole registers, for assembly that serves both widths. */
 #ifdef __x86_64__
 #define AX "rax"
+#define BX "rbx"
 #define SP "rsp"
 #else
 #define AX "eax"
+#define BX "ebx"
 #define SP "esp"
 #endif
 

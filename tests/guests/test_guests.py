@@ -39,6 +39,8 @@ class Guest:
     input: Callable[[Machine], None] | None = None
     backends: tuple[str, ...] = ("soft", "kvm")
     clock: str = "host"
+    optional: tuple[tuple[str, str], ...] = ()
+    """What KVM may lack, and the word that tells the guest."""
 
     def __str__(self) -> str:
         return self.name or self.file.partition(".")[0]
@@ -47,6 +49,14 @@ class Guest:
 def _all_good(name: str) -> str:
     return f"{name}: all "
 
+
+def _type(machine: Machine) -> None:
+    """Input at once and, when the guest listens, more."""
+    serial: Any = machine.serial
+    serial.watch("ready\n", lambda: serial.send("the quick brown fox, 0123456789; longer than one FIFO!"))
+
+
+WATCH, RING3, SPLIT = ("watchpoint_kernel", "no-watch"), ("int_n_from_user", "no-ring3"), ("cpl0_on_hardware", "no-split")
 
 GUESTS = [
     Guest("hello64.elf", ("Hello from 64-bit mode!", "2262 primes below 20000", "Goodbye: all is well."), append="one two=2"),
@@ -58,6 +68,18 @@ GUESTS = [
     Guest("hello16.bin", ("Hello from real mode", "hello16: all checks good"), name="hello16-sector", boot="sector"),
     Guest("multiboot1.elf", ("Hello from multiboot 1", "one=1", _all_good("multiboot1")), append="one=1"),
     Guest("multiboot2.elf", ("Hello from multiboot 2", 'command line "one=1"', _all_good("multiboot2")), append="one=1"),
+    Guest("traps64.elf", ("64-bit mode", _all_good("traps")), optional=(WATCH,)),
+    Guest("traps32.elf", ("32-bit mode, no paging", _all_good("traps")), optional=(WATCH, RING3)),
+    Guest("traps32.elf", ("two-level paging", _all_good("traps")), ("paging32",), "traps32-legacy", append="legacy", optional=(WATCH, RING3)),
+    Guest("traps32.elf", ("32-bit mode, PAE", _all_good("traps")), ("paging_pae",), "traps32-pae", append="pae", optional=(WATCH, RING3)),
+    Guest("paging64.elf", ("64-bit mode", _all_good("paging")), optional=(SPLIT,)),
+    Guest("paging32.elf", ("two-level paging", _all_good("paging")), ("paging32",), optional=(SPLIT, RING3)),
+    Guest("paging32.elf", ("PAE", _all_good("paging")), ("paging_pae",), "paging32-pae", append="pae", optional=(SPLIT, RING3)),
+    Guest("smc64.elf", (_all_good("smc"),)),
+    Guest("smc32.elf", (_all_good("smc"),)),
+    Guest("echo.elf", ("ready", "THE QUICK BROWN FOX, 0123456789; LONGER THAN ONE FIFO!", _all_good("echo")), input=_type),
+    Guest("timers.elf", ("RTC: 102 ticks", "20 periods", _all_good("timers"))),
+    Guest("timers.elf", ("20 periods", _all_good("timers")), name="timers-virtual", clock="virtual", backends=("soft",)),
 ]
 
 
@@ -91,8 +113,9 @@ def test_guest(guest: Guest, backend: str) -> None:
         machine = Machine(guest.memory, guest.cpus, backend=backend, clock=guest.clock, disks=[image] if guest.disk else [])
     except KvmpyError as error:
         pytest.skip(str(error))
+    lacking = [word for capability, word in guest.optional if backend == "kvm" and not ask(capability)]
     with machine:
-        machine.load(None if guest.disk else image, guest.boot, append=guest.append)
+        machine.load(None if guest.disk else image, guest.boot, append=" ".join([guest.append, *lacking]).strip())
         if guest.input is not None:
             guest.input(machine)
         verdict = machine.run(SECONDS)
