@@ -278,8 +278,10 @@ void require_alone(Cpu *c, const Insn *i)
     if (c->alone)
         return;
     bool repeated = (insn_table[i->id].attributes & A_REP) && (i->prefix & (PFX_REP | PFX_REPNE)); /* alone: one element */
-    if (i->block && i + 1 == i->block->insn + i->block->count && !repeated)
-        return; /* last of its block: nothing runs behind it before the run loop looks */
+    if (i->block && i + 1 == i->block->insn + i->block->count && !repeated) {
+        c->attention = 1; /* last of its block: the run loop looks before anything runs behind it */
+        return;
+    }
     c->insn = i;
     unwind(c, UNWIND_ALONE);
 }
