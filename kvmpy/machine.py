@@ -21,6 +21,7 @@ from kvmpy.errors import ConfigError, HostError
 from kvmpy.host.capture import Capture
 from kvmpy.host.chars import CharEnd, Null
 from kvmpy.host.images import DiskSpec, is_qcow2
+from kvmpy.host.net.spec import NetSpec
 from kvmpy.host.tap import Tap
 from kvmpy.irq import Line
 from kvmpy.loop import Loop, MsrHandler
@@ -42,6 +43,7 @@ class Machine:
     "pc" has PCI and what a PC has beside it, "micro" serial ports and virtio-mmio (`kvmpy.board`).
 
     `devices` are a user's own, PCI functions, and virtio devices, which the machine type puts on its transport.
+    `net` has one text for each NIC, as `--net` takes it ("user,model=e1000").
     `serial` is the end of COM1, or a sequence of ends for COM1 to COM4: a text as `--serial` takes it ("stdio", "file:PATH", "pty",
     "unix:PATH", "none"), a CharEnd, or None: then output is kept in `machine.serial`, a Capture.
     `on_reset` says what a reset asked for by the guest does: "stop" ends the run with Reset, "reboot" starts the image again.
@@ -57,6 +59,7 @@ class Machine:
         machine: str = "pc",
         backend: str | Backend = "auto",
         devices: Sequence[Device | VirtioDevice] = (),
+        net: Sequence[str | NetSpec] = (),
         clock: str = "host",
         serial: End | Sequence[End] | None = None,
         console: End | None = None,
@@ -81,14 +84,15 @@ class Machine:
         self.events: Counter[str] = Counter()
         """What devices reported, by "device: event"."""
         try:
-            self._build(memory, cpus, cpu, machine, backend, devices, clock, serial, console, disks, assist)
+            self._build(memory, cpus, cpu, machine, backend, devices, net, clock, serial, console, disks, assist)
         except BaseException:
             self.close()
             raise
 
     def _build(
         self, memory: int | str, cpus: int, cpu: str, machine: str, backend: str | Backend, devices: Sequence[Device | VirtioDevice],
-        clock: str, serial: End | Sequence[End] | None, console: End | None, disks: Sequence[Path | DiskSpec], assist: bool,
+        net: Sequence[str | NetSpec], clock: str, serial: End | Sequence[End] | None, console: End | None,
+        disks: Sequence[Path | DiskSpec], assist: bool,
     ) -> None:
         from kvmpy.board import Parts, make_board
         from kvmpy.disks import Disks
@@ -124,10 +128,22 @@ class Machine:
             self.add(device)
         self._disks = Disks(disks, self.board, self.add, cpus)
         self._closers.append(self._disks.close)
+        for index, wanted in enumerate(net):
+            self._add_nic(wanted, index)
         self.board.set_chips(self._chips)
         for chip in self._chips:
             self.vm.set_irqchip(chip)
         self.board.leave_as_firmware_does()
+
+    def _add_nic(self, spec: str | NetSpec, index: int) -> None:
+        from kvmpy.nics import make_nic
+
+        nic = make_nic(spec, index, self._warn)
+        try:
+            self.add(nic)
+        except BaseException:
+            nic.close()
+            raise
 
     def _watch_msrs(self) -> None:
         """Unknown MSRs exit, so that they can be counted, traced and served; where KVM cannot, it answers #GP itself."""
@@ -203,7 +219,9 @@ class Machine:
 
     def warn(self, device: Device, text: str) -> None:
         """Tells the user of trouble on the host's side: one line on stderr, once for each device and text."""
-        line = f"{device.name or type(device).__name__}: {text}"
+        self._warn(f"{device.name or type(device).__name__}: {text}")
+
+    def _warn(self, line: str) -> None:
         if line not in self._warned:
             self._warned.add(line)
             print(f"kvmpy: {line}", file=sys.stderr, flush=True)

@@ -48,6 +48,10 @@ def _add_run(commands: Any) -> None:
     add("--append", default="", metavar="TEXT", help="command line for the guest")
     add("--disk", action="append", default=[], metavar="FILE[,OPTION=VALUE...]",
         help="a disk image: format=raw|qcow2, bus=virtio|ata|cdrom|bios, readonly=on, snapshot=on, serial=S (repeatable)")
+    add(
+        "--net", action="append", default=[], metavar="KIND[,NAME=VALUE...]",
+        help="a NIC on user, tap, socket or hub, with model=virtio|e1000|ne2000, mac=, hostfwd=, ifname=, path=, pcap=, mtu= (repeatable)",
+    )
     add = run.add_argument_group("machine").add_argument
     add("--machine", default="pc", metavar="TYPE", help="pc (PCI, BIOS) or micro (serial ports and virtio-mmio only) (default pc)")
     add("--memory", "-m", default="128M", metavar="SIZE", help="RAM, for instance 64M, 2G (default 128M)")

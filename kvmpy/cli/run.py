@@ -42,7 +42,8 @@ def run(arguments: Namespace) -> int:
         with Machine(
             arguments.memory, cpus, arguments.cpu, machine=arguments.machine, backend=name, clock=arguments.clock,
             serial=ends, console=arguments.debugcon,
-            devices=[make_device(spec) for spec in arguments.device], disks=arguments.disk, assist=not arguments.no_assist,
+            devices=[make_device(spec) for spec in arguments.device], disks=arguments.disk, net=arguments.net,
+            assist=not arguments.no_assist,
             on_reset="stop" if arguments.no_reboot else "reboot",
         ) as machine:
             modules = [(file, text) for file, _, text in (module.partition(",") for module in arguments.module)]

@@ -127,7 +127,7 @@ class VirtioNet(VirtioDevice):
         head = first if len(first) >= HEADER.size else chain.read(HEADER.size)
         flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, _ = HEADER.unpack_from(head)
         offload = None
-        if self.end.offloads and (flags & NEEDS_CSUM and self.has(CSUM) or gso_type != GSO_NONE):
+        if self.end.offloads and ((flags & NEEDS_CSUM and self.has(CSUM)) or gso_type != GSO_NONE):
             offload = Offload(flags & NEEDS_CSUM, gso_type, hdr_len, gso_size, csum_start, csum_offset)
         self.end.send(cut(chain.readable, HEADER.size, size), offload)
         return 0

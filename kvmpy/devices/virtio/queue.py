@@ -7,6 +7,7 @@ DEVICE_NEEDS_RESET; nothing outside RAM is touched and no loop is followed twice
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from typing import Any
 
 from kvmpy.errors import MemoryAccessError
@@ -205,19 +206,23 @@ class Queue:
 
     def push(self, chain: Chain, written: int = 0) -> None:
         """Returns a chain of which the first `written` writable bytes were written."""
+        self.push_all(((chain, written),))
+
+    def push_all(self, chains: Iterable[tuple[Chain, int]]) -> None:
+        """Returns several chains, which the driver sees all at once (§5.1.6.4: the buffers of one frame)."""
         assert self.memory is not None
-        if self.held.get(chain.head) is not chain:
-            return  # the queue was turned off meanwhile
-        del self.held[chain.head]
-        left = written
-        for address, length in chain.writes:
-            if left <= 0:
-                break
-            self.memory.written(address, min(length, left))
-            left -= length
-        slot = 4 + 8 * (self.next_used % self.size)
-        USED.pack_into(self._used, slot, chain.head, written)
-        self.next_used = (self.next_used + 1) & 0xFFFF
+        for chain, written in chains:
+            if self.held.get(chain.head) is not chain:
+                continue  # the queue was turned off meanwhile
+            del self.held[chain.head]
+            left = written
+            for address, length in chain.writes:
+                if left <= 0:
+                    break
+                self.memory.written(address, min(length, left))
+                left -= length
+            USED.pack_into(self._used, 4 + 8 * (self.next_used % self.size), chain.head, written)
+            self.next_used = (self.next_used + 1) & 0xFFFF
         U16.pack_into(self._used, 2, self.next_used)
         self.memory.written(self.used, 6 + 8 * self.size)
 

@@ -17,6 +17,7 @@ from kvmpy.host.net.end import End, Pieces, Poller
 DEVICE = "/dev/net/tun"
 NAME_SIZE = 16
 PERMISSION = "see docs/network.md: `sudo ip tuntap add dev NAME mode tap user $USER` makes one that you may use"
+REMEDIES = {errno.EACCES: PERMISSION, errno.EPERM: PERMISSION, errno.ENOENT: "sudo modprobe tun", errno.ENODEV: "sudo modprobe tun"}
 
 # linux/if_tun.h
 TUNSETIFF = 0x400454CA
@@ -48,8 +49,7 @@ class TapNet(End):
         try:
             self._fd = os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
-            remedies = {errno.EACCES: PERMISSION, errno.EPERM: PERMISSION, errno.ENOENT: "sudo modprobe tun", errno.ENODEV: "sudo modprobe tun"}
-            raise HostError(f"--net tap: open {DEVICE}", error.errno or 0, remedies.get(error.errno or 0, "")) from error
+            raise HostError(f"--net tap: open {DEVICE}", error.errno or 0, REMEDIES.get(error.errno or 0, "")) from error
         try:
             existed = bool(name) and os.path.exists(f"/sys/class/net/{name}")
             request = struct.pack("16sH22x", encoded, IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)
@@ -61,7 +61,7 @@ class TapNet(End):
         except OSError as error:
             os.close(self._fd)
             number = error.errno or 0
-            remedy = PERMISSION if number in (errno.EACCES, errno.EPERM) else "another program has it" if number == errno.EBUSY else ""
+            remedy = "another program has it" if number == errno.EBUSY else REMEDIES.get(number, "")
             raise HostError(f"--net tap: {name or 'a new interface'}", number, remedy) from error
         self._buffer = bytearray(HEADER.size + MAX_FRAME)
         self._paused = False

@@ -34,7 +34,8 @@ class UserNet(End):
     """One guest's network. Frames go to and from the stack in a thread of its own.
 
     `tftp` is a directory served on 10.0.2.2, `bootfile` the name that DHCP tells for network boot; `restrict` keeps the guest
-    from everything but forwards. `forwards` tells the host ports in use. MissingCapability without libslirp, HostError for a port that is taken.
+    from everything but forwards. `forwards` tells the host ports in use. MissingCapability without libslirp, HostError for a port
+    that is taken.
     """
 
     kind = "user"
