@@ -138,7 +138,8 @@ def on_shutdown(loop: Loop, seat: Seat) -> None:
 
 def on_debug(loop: Loop, seat: Seat) -> None:
     _trace(loop, seat)
-    loop.stop(Stopped("debug"))
+    if loop.debugger is None or loop.debugger.on_debug(seat):
+        loop.stop(Stopped("debug"))
 
 
 def on_nothing(loop: Loop, seat: Seat) -> None:
@@ -150,6 +151,9 @@ def on_internal_error(loop: Loop, seat: Seat) -> None:
     error = decode(seat.record, lib.KVM_EXIT_INTERNAL_ERROR)
     assert isinstance(error, InternalErrorExit)
     code = error.instruction.hex(" ")
+    if error.emulation and loop.debugger is not None and loop.debugger.on_refused(seat, error.instruction):
+        loop.stop(Stopped("debug"))
+        return
     if error.emulation and loop.assist is not None:
         rip = seat.rip() if loop.tracer is not None else 0
         if loop.assist(seat.vcpu):

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from kvmpy.backend import Vcpu, Vm
 from kvmpy.bus import MmioBus, PortBus
@@ -33,6 +33,16 @@ Assist = Callable[[Vcpu], bool]
 MsrHandler = Callable[[int, int, int | None], int | None]
 
 
+class Debugger(Protocol):
+    """What a debugger is asked, under the lock. True: the run ends with Stopped("debug")."""
+
+    def on_debug(self, seat: Seat) -> bool:
+        """KVM_EXIT_DEBUG."""
+
+    def on_refused(self, seat: Seat, code: bytes) -> bool:
+        """The backend could not execute an instruction, which begins with `code`."""
+
+
 class Loop:
     """Runs one VM. `run` may be called again after every verdict."""
 
@@ -45,6 +55,9 @@ class Loop:
         self.assisted = 0
         self.lock = threading.Lock()
         self.tracer: Tracer | None = None
+        self.debugger: Debugger | None = None
+        self.only: frozenset[int] | None = None
+        """The vCPUs that run, by index; None for all. Of several but not all, a backend that is not threaded runs all."""
         self.verdict: Verdict | None = None
         self.on_msr: MsrHandler | None = None
         self.unknown_msrs: Counter[int] = Counter()
@@ -174,12 +187,17 @@ class Loop:
 
         return restore
 
+    def _running(self) -> list[Seat]:
+        only = self.only
+        return self.seats if only is None else [seat for seat in self.seats if seat.index in only]
+
     def _run_threads(self, until: Callable[[], bool] | None) -> None:
+        seats = self._running()
         threads: list[threading.Thread] = []
         try:
-            for seat in self.seats[1:]:
+            for seat in seats[1:]:
                 threads.append(start_thread(self._run_seat, f"kvmpy-vcpu{seat.vcpu.index}", seat, until))
-            self._run_seat(self.seats[0], until)
+            self._run_seat(seats[0], until)
         finally:
             if self.verdict is None:
                 self.stop(Stopped("error"))
@@ -217,7 +235,10 @@ class Loop:
             try:
                 run, posted = self.vm.run, self._posted
                 seats = {seat.vcpu.index: seat for seat in self.seats}
-                seat = self.seats[0]
+                chosen = self._running()
+                seat = chosen[0]
+                if len(chosen) == 1 and len(self.seats) > 1:
+                    run = _alone(seat.vcpu)
                 while self.verdict is None:
                     vcpu = run()
                     if vcpu is not seat.vcpu:
@@ -256,7 +277,7 @@ class Loop:
 
     def _check_quiet(self) -> None:
         """All vCPUs were seen waiting with interrupts off in the last round: nothing can wake them but each other."""
-        if self.vm.threaded and all(seat.quiet_in == self._generation for seat in self.seats) and self._generation:
+        if self.vm.threaded and all(seat.quiet_in == self._generation for seat in self._running()) and self._generation:
             self._quiet_rounds += 1
             # One vCPU may have woken another by NMI or INIT after that one was looked at; not twice in a row.
             if self._quiet_rounds >= (1 if len(self.seats) == 1 else 2):
@@ -286,3 +307,13 @@ class Loop:
         if self.assisted:
             result["assisted"] = self.assisted
         return result
+
+
+def _alone(vcpu: Vcpu) -> Callable[[], Vcpu]:
+    """Runs one vCPU where `Vm.run` would let all take turns."""
+
+    def run() -> Vcpu:
+        vcpu.run()
+        return vcpu
+
+    return run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import os
 import sys
 import time
 from collections import Counter
@@ -27,6 +28,7 @@ from kvmpy.irq import Line
 from kvmpy.loop import Loop, MsrHandler
 from kvmpy.memory import GuestMemory
 from kvmpy.native import lib
+from kvmpy.regs import linear_rip
 from kvmpy.trace import Listener, Tracer
 from kvmpy.verdicts import Reset, Stopped, Verdict
 from kvmpy.x86 import msr_name
@@ -75,7 +77,13 @@ class Machine:
             raise ConfigError(f"on_reset {on_reset!r}: one of {', '.join(REASONS_TO_REBOOT)}")
         self._closers: list[Callable[[], None]] = []
         self._boot: Callable[[], None] | None = None
+        self._symbols: Any = None
+        self.image: str | None = None
+        """Path of the image that was loaded."""
+        self.debugger: Any = None
+        """The GdbServer that commands runs, where there is one."""
         self._running = False
+        self._commanded = False
         self._seconds = 0.0
         self._high: dict[int, set[Line]] = {}
         self._warned: set[str] = set()
@@ -292,6 +300,8 @@ class Machine:
             self.cpu[0].start_at(state)
             self.boot_state = state
 
+        self.image = None if path is None else os.fspath(path)
+        self._symbols = None
         if self._boot is not None:
             self._to_power_on()
         else:
@@ -309,6 +319,13 @@ class Machine:
         """
         if self._running:
             raise ConfigError("the machine is running already")
+        if self.debugger is not None and not self._commanded:
+            self._commanded = True
+            try:
+                verdict: Verdict = self.debugger.run(timeout, until)
+                return verdict
+            finally:
+                self._commanded = False
         text = until.encode() if isinstance(until, str) else until if isinstance(until, bytes) else None
         predicate = None if until is None or text is not None else until
         if text == b"":
@@ -363,6 +380,43 @@ class Machine:
         any number after WRMSR, or None: then the guest gets #GP, which is also what happens without a handler.
         """
         self.loop.on_msr = handler
+
+    # Debugging. The parts are of a higher layer and are loaded when they are asked for.
+
+    def debug(self, where: str = ":1234", *, wait: bool = True, arch: str = "auto") -> Any:
+        """Opens a GDB stub at ":PORT", "HOST:PORT" or "unix:PATH" (without a host: 127.0.0.1) and gives its GdbServer.
+
+        `run` then waits for a debugger, and obeys it until it detaches or the guest ends; without `wait` the guest runs until one comes.
+        `arch` is the description that GDB is given: "x86-64", "i386", "i8086", or "auto" for what fits the image.
+        """
+        if self.debugger is not None:
+            raise ConfigError("the machine has a debugger's stub already")
+        server = importlib.import_module("kvmpy.debug.gdb.server").GdbServer(self, where, wait=wait, arch=arch)
+        self.debugger = server
+        self._closers.append(server.close)
+        return server
+
+    @property
+    def symbols(self) -> Any:
+        """Names and source lines (kvmpy.debug.symbols.Symbols), of the loaded image where it is an ELF file; `add` takes more."""
+        if self._symbols is None:
+            module = importlib.import_module("kvmpy.debug.symbols")
+            self._symbols = module.Symbols()
+            if self.image is not None and module.is_elf(self.image):
+                self._symbols.add(self.image)
+        return self._symbols
+
+    def symbol(self, name: str) -> int:
+        """Address of a symbol. KeyError where no file knows it."""
+        address = self.symbols.address(name)
+        if address is None:
+            raise KeyError(name)
+        return int(address)
+
+    def where(self, cpu: int = 0) -> str:
+        """Where a vCPU stands: "start_kernel+0x1c (main.c:12)", or the linear address where nothing is known."""
+        vcpu = self.cpu[cpu].vcpu
+        return str(self.symbols.where(linear_rip(vcpu.get_regs(), vcpu.get_sregs())))
 
     # Looking at it.
 

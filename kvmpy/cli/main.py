@@ -70,6 +70,13 @@ def _add_run(commands: Any) -> None:
     add("--debugcon", default="none", metavar="END", help="the same for the debug console at port 0xE9 (default none)")
     add("--timeout", metavar="S", help="seconds after which the run ends with status 124")
     add("--until", metavar="TEXT", help="end with status 0 when TEXT has been seen on the first serial port")
+    add = run.add_argument_group("debugging").add_argument
+    add("--gdb", metavar="WHERE", help="a stub for GDB at :PORT, HOST:PORT or unix:PATH; the guest waits for it")
+    add("--gdb-wait", dest="gdb_wait", action="store_true", default=True, help="the guest waits for GDB (the default)")
+    add("--gdb-nowait", dest="gdb_wait", action="store_false", help="the guest runs until GDB connects")
+    add("--gdb-arch", default="auto", metavar="A", help="registers shown to GDB: auto, x86-64, i386 or i8086 (default auto)")
+    add("--symbols", action="append", default=[], metavar="FILE[@OFFSET]", help="more symbols: ELF file or System.map (repeatable)")
+    add = run.add_argument_group("output").add_argument
     add("--json", action="store_true", help="one JSON object on standard output at the end, with the serial output in it")
     add("--quiet", "-q", action="store_true", help="no log on standard error, only errors and crash reports")
 

@@ -50,6 +50,11 @@ def run(arguments: Namespace) -> int:
             machine.load(arguments.image, arguments.boot, arguments.initrd, arguments.append, modules)
             log(f"{machine.boot_state.protocol}: {machine.boot_state.summary or 'loaded'}")
             _watch_ends(machine, ends, failures)
+            for text in arguments.symbols:
+                machine.symbols.add(*_symbols(text))
+            if arguments.gdb is not None:
+                server = machine.debug(arguments.gdb, wait=arguments.gdb_wait, arch=arguments.gdb_arch)
+                log(f"gdb: {'waiting for' if arguments.gdb_wait else 'ready for'} target remote {server.address}")
             try:
                 verdict = machine.run(timeout, arguments.until)
             except KeyboardInterrupt:
@@ -93,6 +98,16 @@ def _seconds(text: str | None) -> float | None:
     if not (seconds >= 0 and math.isfinite(seconds)):
         raise ConfigError(f"--timeout {text}: a number of seconds is wanted")
     return seconds
+
+
+def _symbols(text: str) -> tuple[str, int]:
+    path, at, offset = text.rpartition("@")
+    if not at:
+        return text, 0
+    try:
+        return path, int(offset, 0)
+    except ValueError:
+        raise ConfigError(f"--symbols {text}: FILE or FILE@OFFSET is wanted") from None
 
 
 def _count(text: str) -> int:

@@ -190,6 +190,13 @@ class SoftVcpu:
             debug.arch.debugreg[n] = value
         self._set("guest_debug", debug)
 
+    def debug_hit(self) -> tuple[int, int, int] | None:
+        """What the present KVM_EXIT_DEBUG met of the VM's debug points: address and size of the access, its KP_POINT_* kind."""
+        hit = ffi.new("struct kp_debug_point *")
+        if not lib.kp_vcpu_debug_hit(self._pointer(), hit):
+            return None
+        return int(hit.linear), int(hit.size), int(hit.kind)
+
     # Time and counters.
 
     def get_tsc_khz(self) -> int:

@@ -101,6 +101,12 @@ class SoftVm:
         check("kp_vm_dirty_log", lib.kp_vm_dirty_log(self._pointer(), slot, bitmap, size))
         return bytes(ffi.buffer(bitmap))
 
+    def set_debug_points(self, points: list[tuple[int, int, int]]) -> None:
+        """A debugger's break- and watchpoints in place of those before: (linear address, size, KP_POINT_* bits), any number.
+        They cost nothing elsewhere, and the guest cannot see them."""
+        table = ffi.new("struct kp_debug_point[]", [{"linear": linear, "size": size, "kind": kind} for linear, size, kind in points])
+        check("kp_vm_set_debug_points", lib.kp_vm_set_debug_points(self._pointer(), table, len(points)))
+
     # Interrupt chips.
 
     def create_irqchip(self) -> None:

@@ -47,6 +47,7 @@ void kp_vm_destroy(Vm *vm)
     if (!vm)
         return;
     code_destroy(vm);
+    free(vm->point);
     for (uint32_t n = 0; n < vm->cpu_count; n++)
         if (vm->cpu[n]) {
             lapic_destroy(vm->cpu[n]->lapic);
@@ -236,6 +237,8 @@ int kp_vcpu_set_regs(Cpu *c, const struct kvm_regs *r)
     c->gpr[RSI] = r->rsi; c->gpr[RDI] = r->rdi; c->gpr[RSP] = r->rsp; c->gpr[RBP] = r->rbp;
     c->gpr[R8] = r->r8; c->gpr[R9] = r->r9; c->gpr[R10] = r->r10; c->gpr[R11] = r->r11;
     c->gpr[R12] = r->r12; c->gpr[R13] = r->r13; c->gpr[R14] = r->r14; c->gpr[R15] = r->r15;
+    if (c->rip != r->rip)
+        c->resume_linear = NEVER;
     c->rip = r->rip;
     cpu_set_rflags(c, r->rflags | 2);
     cpu_update_mode(c);
@@ -373,7 +376,7 @@ int kp_vcpu_get_cpuid(Cpu *c, struct kvm_cpuid_entry2 *entries, uint32_t room)
 int kp_vcpu_get_events(Cpu *c, struct kvm_vcpu_events *e)
 {
     *e = c->events;
-    if (c->pending_debug && !e->exception.injected) {
+    if ((uint32_t)c->pending_debug && !e->exception.injected) {
         e->exception.injected = 1;
         e->exception.nr = EXC_DB;
     }
@@ -464,9 +467,13 @@ int kp_vcpu_translate(Cpu *c, struct kvm_translation *t)
 
 int kp_vcpu_set_guest_debug(Cpu *c, const struct kvm_guest_debug *debug)
 {
+    /* Stepping alone changes nothing in what is decoded and translated: a debugger steps often. */
+    bool registers = (c->guest_debug.control | debug->control) & KVM_GUESTDBG_USE_HW_BP;
     c->guest_debug = *debug;
-    code_drop_all(c->vm);
-    tlb_flush_all(c);
+    if (registers) {
+        code_drop_all(c->vm);
+        tlb_flush_all(c);
+    }
     cpu_attention(c);
     return 0;
 }

@@ -275,6 +275,7 @@ static Block *build(Cpu *c, const TlbEntry *e, uint64_t linear)
         avail = (unsigned)(c->seg[SEG_CS].limit - rip + 1);
     const InsnInfo *info = NULL;
     Insn *i = b->insn;
+    bool breaking = unlikely(c->vm->breaking), point = breaking && point_at(c->vm, linear);
     for (;;) {
         int len = decode(c, bytes + at, avail - at, rip, c->mode, i);
         if (len == 0) {
@@ -300,7 +301,7 @@ static Block *build(Cpu *c, const TlbEntry *e, uint64_t linear)
         at += (unsigned)len;
         info = &insn_table[i->id];
         bool end = (info->attributes & A_END) || b->count == BLOCK_MAX || at >= avail || b->phys2 != NO_PAGE ||
-                   wants_end(c, linear + at - (unsigned)len);
+                   wants_end(c, linear + at - (unsigned)len) || point || (breaking && point_at(c->vm, linear + at));
         rip = i->next_rip;
         if (end || rip < b->rip)
             break;
@@ -319,7 +320,10 @@ static Block *build(Cpu *c, const TlbEntry *e, uint64_t linear)
     b->hash_next = *h;
     *h = b;
     c->stat[STAT_BLOCKS_BUILT]++;
-    block_fuse(b);
+    if (point)
+        b->insn[0].exec = exec_point;
+    else
+        block_fuse(b);
     return b;
 }
 

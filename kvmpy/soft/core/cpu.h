@@ -199,9 +199,11 @@ struct Cpu {
     uint8_t sipi_vector;
     int16_t queued_interrupt;    /* vector of kp_vcpu_interrupt, or -1 */
     volatile uint32_t attention; /* look at events before the next block */
-    uint64_t pending_debug;      /* DR6 bits to report once the present instruction has ended */
+    uint64_t pending_debug;      /* DR6 bits to report once the present instruction has ended; DEBUG_POINT */
     bool alone;                  /* the present instruction runs alone: device accesses are allowed */
     struct kvm_guest_debug guest_debug;
+    struct kp_debug_point debug_hit; /* the debugger's point that was met; kind 0: none */
+    uint64_t resume_linear;          /* an execution point that the vCPU has met already: its instruction runs now; or NEVER */
 
     /* the CPUID table and what follows from it */
     struct kvm_cpuid_entry2 cpuid[256];

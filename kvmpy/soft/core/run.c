@@ -139,6 +139,8 @@ static unsigned watch_size(unsigned len) { return len == 0 ? 1 : len == 1 ? 2 : 
 
 bool watched_page(const Cpu *c, uint64_t linear)
 {
+    if (unlikely(c->vm->watching) && points_in_page(c->vm, linear))
+        return true;
     uint64_t dr7 = active_dr7(c);
     if (likely(!(dr7 & 0xff)))
         return false;
@@ -151,6 +153,8 @@ bool watched_page(const Cpu *c, uint64_t linear)
 void watch_access(Cpu *c, const Insn *i, uint64_t linear, unsigned size, bool write)
 {
     uint64_t dr7 = active_dr7(c);
+    if (unlikely(c->vm->watching))
+        point_access(c, i, linear, size, write);
     for (unsigned n = 0; n < 4; n++) {
         unsigned kind = dr7 >> (16 + 4 * n) & 3, len = watch_size(dr7 >> (18 + 4 * n) & 3);
         uint64_t at = active_dr(c, n) & ~(uint64_t)(len - 1);
@@ -189,15 +193,15 @@ static bool any_breakpoint(const Cpu *c)
     return false;
 }
 
-static bool slow_steps(const Cpu *c)
+static bool slow_steps(Cpu *c)
 {
-    return (c->eflags & (FL_TF | FL_RF)) || any_breakpoint(c) || (c->guest_debug.control & KVM_GUESTDBG_ENABLE);
+    return (c->eflags & (FL_TF | FL_RF)) || any_breakpoint(c) || (c->guest_debug.control & KVM_GUESTDBG_ENABLE) ||
+           c->resume_linear == fetch_address(c, c->rip);
 }
 
 /* ---- events ---- */
 
-/* To user space with KVM_EXIT_DEBUG. */
-static void exit_debug(Cpu *c, uint32_t exception, uint64_t dr6)
+void exit_debug(Cpu *c, uint32_t exception, uint64_t dr6)
 {
     struct kvm_run *r = c->record;
     r->exit_reason = KVM_EXIT_DEBUG;
@@ -232,6 +236,11 @@ static void deliver(Cpu *c, int vector, int kind, bool has_error, uint32_t error
 
 static void debug_trap(Cpu *c, uint64_t dr6)
 {
+    if (dr6 & DEBUG_POINT) {
+        c->pending_debug = dr6 & ~DEBUG_POINT; /* what else the instruction met follows */
+        exit_debug(c, EXC_DB, 0);
+        return;
+    }
     if (c->guest_debug.control & (KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_HW_BP)) {
         bool step = (dr6 & 0x4000) && (c->guest_debug.control & KVM_GUESTDBG_SINGLESTEP);
         bool hw = (dr6 & 15) && (c->guest_debug.control & KVM_GUESTDBG_USE_HW_BP);
@@ -285,6 +294,8 @@ static void on_fault(Cpu *c)
         c->eflags |= FL_RF; /* SDM 3B 18.3.1.1; delivery clears it, a shutdown leaves it to be seen */
     }
     deliver(c, vector, kind, has_error, error);
+    if (c->guest_debug.control & KVM_GUESTDBG_SINGLESTEP)
+        c->pending_debug |= 0x4000;
     if (r->stop_at != NEVER) { /* a step of the host ends with the exception taken, before its handler's first instruction */
         r->stop_at = 0;
         c->vm->slice -= c->budget;
@@ -325,6 +336,11 @@ static void step_alone(Cpu *c)
     uint8_t shadow_before = c->shadow;
     uint64_t linear = fetch_address(c, c->rip);
     c->stat[STAT_ALONE]++;
+    bool resumed = c->resume_linear == linear;
+    if (unlikely(c->vm->breaking) && !resumed && r->log_count == 0 && point_at(c->vm, linear)) {
+        exec_point(c, NULL);
+        return;
+    }
     if (!(flags_before & FL_RF) && r->log_count == 0) {
         uint64_t hit = breakpoints_at(c, linear);
         if (hit) {
@@ -348,6 +364,8 @@ static void step_alone(Cpu *c)
     r->log_next = 0;
     run_insns(c, r->alone);
     c->alone = false;
+    if (resumed)
+        c->resume_linear = NEVER;
     forget_accesses(c);
     if (c->shadow == shadow_before)
         c->shadow = 0;
@@ -379,6 +397,7 @@ static bool take_event(Cpu *c)
         cpu_update_mode(c);
         return true;
     }
+    bool stepping = (c->guest_debug.control & KVM_GUESTDBG_SINGLESTEP) && (c->guest_debug.control & KVM_GUESTDBG_BLOCKIRQ);
     if (c->pending_debug) {
         uint64_t bits = c->pending_debug;
         c->pending_debug = 0;
@@ -395,6 +414,8 @@ static bool take_event(Cpu *c)
         deliver(c, e->interrupt.nr, e->interrupt.soft ? EVENT_SOFT_INT : EVENT_EXTERNAL, false, 0);
         return true;
     }
+    if (unlikely(stepping))
+        return false;
     if (c->nmi_pending && !c->nmi_masked && !c->shadow) {
         c->nmi_pending = false;
         c->nmi_masked = true;
@@ -482,6 +503,8 @@ static int run_slice(Cpu *c, int64_t budget)
     Vm *vm = c->vm;
     struct RunState *r = c->run;
     vm->current = c;
+    if (!(c->pending_debug & DEBUG_POINT))
+        c->debug_hit.kind = 0;
     vm->slice = c->budget = budget;
     begin_slice_clock(vm);
     int result;

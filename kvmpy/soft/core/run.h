@@ -71,6 +71,13 @@ bool watched_page(const Cpu *c, uint64_t linear);
 void watch_access(Cpu *c, const Insn *i, uint64_t linear, unsigned size, bool write);
 /* Is there an execution breakpoint in the page of c's RIP? */
 bool breakpoint_page(const Cpu *c, uint64_t linear);
+/* A debugger's points (points.c). DEBUG_POINT in pending_debug: one was met by an access of the instruction that has ended. */
+#define DEBUG_POINT (1ull << 32)
+bool point_at(const Vm *vm, uint64_t linear);                      /* an execution point */
+bool points_in_page(const Vm *vm, uint64_t linear);                /* a data point */
+void point_access(Cpu *c, const Insn *i, uint64_t linear, unsigned size, bool write);
+const Insn *exec_point(Cpu *c, const Insn *i);                     /* handler of a block that begins at an execution point */
+void exit_debug(Cpu *c, uint32_t exception, uint64_t dr6);         /* to user space with KVM_EXIT_DEBUG */
 uint64_t fetch_address(Cpu *c, uint64_t rip); /* linear address of code at an offset in CS */
 
 #endif

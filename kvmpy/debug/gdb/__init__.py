@@ -1,0 +1,1 @@
+"""A stub for GDB's remote protocol: `machine.debug(":1234")`, `kvmpy run --gdb :1234`."""

@@ -1,0 +1,226 @@
+"""The `monitor` commands: what GDB has no word for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from kvmpy import x86
+from kvmpy.debug.chips import lapic_lines, pic_lines
+from kvmpy.debug.code import LONGEST, disassemble
+from kvmpy.debug.gdb.fields import ARCHITECTURES
+from kvmpy.debug.gdb.packets import BadPacket
+from kvmpy.debug.pagetable import MOST_LEAVES, pages, ranges, size_text
+from kvmpy.debug.pagewalk import walk
+from kvmpy.errors import KvmpyError
+from kvmpy.regs import code_width, dump, mode_name, paging_name
+
+if TYPE_CHECKING:
+    from kvmpy.debug.gdb.session import Session
+
+_MOST_LINES = 4000
+_MOST_INSTRUCTIONS = 1000
+Command = Callable[["Monitor", list[str]], str]
+
+
+class Usage(Exception):
+    """A command's arguments are wrong; the text says what is wanted."""
+
+
+class Monitor:
+    """Commands of one session; each gives its output as text."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def do(self, line: str) -> str:
+        """Runs a command line; what is wrong with it comes as text too."""
+        words = line.split()
+        for count in (2, 1):
+            entry = _COMMANDS.get(" ".join(words[:count]))
+            if entry is not None and len(words) >= count:
+                try:
+                    return entry[0](self, words[count:])
+                except Usage as usage:
+                    return f"usage: monitor {' '.join(words[:count])} {usage}"
+                except (BadPacket, KvmpyError) as error:
+                    return f"{' '.join(words[:count])}: {error}"
+        if not words:
+            return self.help([])
+        return f"unknown command {line.strip()!r}; monitor help lists all"
+
+    def help(self, _: list[str]) -> str:
+        """The list of commands."""
+        return "\n".join(f"{name + ' ' + usage:34} {about}".rstrip() for name, (_, usage, about) in _COMMANDS.items())
+
+    # What is shown.
+
+    def registers(self, _: list[str]) -> str:
+        """All registers, decoded."""
+        current = self.session.current
+        return f"CPU {self.session.thread}\n" + dump(current.regs, current.sregs)
+
+    def mode(self, _: list[str]) -> str:
+        """Mode and paging of every vCPU."""
+        lines = []
+        for index, one in enumerate(self.session.registers):
+            mark = "*" if index == self.session.thread else " "
+            where = self.session.machine.where(index)
+            lines.append(
+                f"{mark} CPU {index}: {mode_name(one.sregs, one.regs.rflags)}, paging {paging_name(one.sregs)}, "
+                f"{int(one.sregs.cs.selector):04x}:{int(one.regs.rip):x} = {one.linear_pc():#x}  {where}"
+            )
+        return "\n".join(lines)
+
+    def mem(self, _: list[str]) -> str:
+        """Ranges of linear addresses with the same rights."""
+        found = ranges(pages(self.session.machine.memory, self.session.current.sregs), physical=False, flags=False)
+        return self._table([f"{m.linear:016x}-{m.linear + m.size - 1:016x} {m.rights} {size_text(m.size)}" for m in found])
+
+    def tlb(self, words: list[str]) -> str:
+        """Every range that adjoins in memory too, with flags; `all`: every page by itself."""
+        if words not in ([], ["all"]):
+            raise Usage("[all]")
+        found = pages(self.session.machine.memory, self.session.current.sregs)
+        listed = islice(found, _MOST_LINES + 1) if words else ranges(found)
+        return self._table([str(mapping) for mapping in listed])
+
+    def _table(self, lines: list[str]) -> str:
+        if not self.session.current.sregs.cr0 & x86.CR0_PG:
+            return "paging is off: linear addresses are physical"
+        if len(lines) > _MOST_LINES:
+            return "\n".join([*lines[:_MOST_LINES], f"... cut at {_MOST_LINES} lines (tables are followed to {MOST_LEAVES} pages)"])
+        return "\n".join(lines) or "nothing is mapped"
+
+    def walk(self, words: list[str]) -> str:
+        """The page walk of an address."""
+        if len(words) != 1:
+            raise Usage("ADDRESS")
+        sregs = self.session.current.sregs
+        control = {"cr0": int(sregs.cr0), "cr3": int(sregs.cr3), "cr4": int(sregs.cr4), "efer": int(sregs.efer)}
+        return "\n".join(walk(self.session.machine.memory, self._address(words[0]), **control).lines())
+
+    def pic(self, _: list[str]) -> str:
+        """8259s and I/O APIC."""
+        return "\n".join(pic_lines(self.session.machine))
+
+    def lapic(self, _: list[str]) -> str:
+        """The local APIC of the current vCPU."""
+        return "\n".join(lapic_lines(self.session.current.vcpu))
+
+    def mtree(self, _: list[str]) -> str:
+        """Memory regions, and who has which ports and MMIO addresses."""
+        machine = self.session.machine
+        lines = ["memory"]
+        lines += [
+            f"  {region.gpa:012x}-{region.end - 1:012x} {'ROM' if region.readonly else 'RAM'} {region.name}".rstrip()
+            for region in machine.memory.regions
+        ]
+        for title, bus, width in (("MMIO", machine.mmio, 12), ("ports", machine.ports, 4)):
+            lines.append(title)
+            lines += [f"  {entry.first:0{width}x}-{entry.end - 1:0{width}x} {entry.name}" for entry in bus.entries]
+        return "\n".join(lines)
+
+    def exits(self, _: list[str]) -> str:
+        """Exits so far, by reason, and accesses that nobody answered."""
+        found = self.session.machine.statistics
+        lines = [f"{count:10} {name}" for name, count in sorted(found["exits"].items(), key=lambda item: -item[1])]
+        for what in ("unclaimed_ports", "unclaimed_mmio"):
+            lines += [f"{count:10} {what.replace('_', ' ')} {address}" for address, count in found[what].items()]
+        return "\n".join(lines) or "no exits yet"
+
+    def points(self, _: list[str]) -> str:
+        """Break- and watchpoints in force."""
+        return "\n".join(f"{p.kind:9} {p.address:#x}, {p.size} bytes" for p in self.session.control.points) or "none"
+
+    def disassemble(self, words: list[str]) -> str:
+        """Instructions in the vCPU's present mode, which GDB may not know of."""
+        if len(words) > 2:
+            raise Usage("[COUNT] [ADDRESS]")
+        current = self.session.current
+        count = self._number(words[0]) if words else 10
+        address = self._address(words[1]) if len(words) == 2 else current.linear_pc()
+        width, base = code_width(current.sregs), current.code_base()
+        lines = []
+        for _ in range(min(count, _MOST_INSTRUCTIONS)):
+            code = self.session.read(address, LONGEST)
+            found = disassemble(code, width, address - base & (1 << 64) - 1)
+            if found is None:
+                lines.append(f"{address:#x}: {code[:1].hex() or 'no memory there'}")
+                break
+            text, length = found
+            name = self.session.machine.symbols.text(address)
+            lines.append(f"{address:#x}{f' <{name}>' if name else ''}: {code[:length].hex():20} {text}")
+            address = address + length & (1 << 64) - 1
+        return "\n".join(lines)
+
+    # What is set.
+
+    def physical(self, words: list[str]) -> str:
+        """Addresses in packets are physical."""
+        self.session.physical = self._switch(words, self.session.physical)
+        return f"addresses are {'physical' if self.session.physical else 'linear'}"
+
+    def arch(self, words: list[str]) -> str:
+        """The architecture that is described to the debugger."""
+        if len(words) > 1 or (words and words[0] not in ("auto", *ARCHITECTURES)):
+            raise Usage(f"[auto|{'|'.join(ARCHITECTURES)}]")
+        if not words:
+            return f"architecture {self.session.arch}"
+        self.session.set_arch(words[0])
+        return f"architecture {self.session.arch}: GDB takes it with `unset tdesc filename`"
+
+    def linear(self, words: list[str]) -> str:
+        """The instruction pointer is shown with CS.base added."""
+        on = self._switch(words, self.session.registers[0].linear)
+        for registers in self.session.registers:
+            registers.linear = on
+        return f"the instruction pointer is {'linear (CS.base added)' if on else 'as the processor holds it'}"
+
+    def reset(self, _: list[str]) -> str:
+        """The machine starts again, stopped at its first instruction."""
+        self.session.reset()
+        return "reset; in GDB: maintenance flush register-cache"
+
+    @staticmethod
+    def _switch(words: list[str], now: bool) -> bool:
+        if not words:
+            return now
+        if len(words) != 1 or words[0] not in ("on", "off"):
+            raise Usage("[on|off]")
+        return words[0] == "on"
+
+    @staticmethod
+    def _number(word: str) -> int:
+        try:
+            value = int(word, 0)
+        except ValueError:
+            raise Usage(f"{word}: a number is wanted") from None
+        if value < 0:
+            raise Usage(f"{word}: a number from 0 on is wanted")
+        return value
+
+    def _address(self, word: str) -> int:
+        found = self.session.machine.symbols.address(word)
+        return found if found is not None else self._number(word) & (1 << 64) - 1
+
+
+_COMMANDS: dict[str, tuple[Command, str, str]] = {
+    "help": (Monitor.help, "", "this list"),
+    "info registers": (Monitor.registers, "", "all registers of the current CPU, flags and modes decoded"),
+    "info mode": (Monitor.mode, "", "mode, paging and place of every CPU"),
+    "info mem": (Monitor.mem, "", "linear ranges by rights"),
+    "info tlb": (Monitor.tlb, "[all]", "what the page tables map, with flags; all: page by page"),
+    "info pic": (Monitor.pic, "", "8259 pair and I/O APIC"),
+    "info lapic": (Monitor.lapic, "", "local APIC of the current CPU"),
+    "info mtree": (Monitor.mtree, "", "RAM, ROM, MMIO and ports with their owners"),
+    "info exits": (Monitor.exits, "", "exits by reason, accesses that nobody answered"),
+    "info points": (Monitor.points, "", "break- and watchpoints in force"),
+    "walk": (Monitor.walk, "ADDRESS", "page walk of an address or symbol"),
+    "disas": (Monitor.disassemble, "[COUNT] [ADDRESS]", "instructions as the CPU's present mode decodes them"),
+    "phys": (Monitor.physical, "[on|off]", "memory commands take physical addresses"),
+    "arch": (Monitor.arch, "[auto|x86-64|i386|i8086]", "which architecture's registers GDB is shown"),
+    "linear": (Monitor.linear, "[on|off]", "$pc is CS.base + RIP (on at the start)"),
+    "reset": (Monitor.reset, "", "switch off and on, stop at the first instruction"),
+}
