@@ -1,0 +1,87 @@
+"""An unmodified Linux (`make linux`) uses the virtio devices of both machine types, on the software CPU."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kvmpy.devices.virtio.blk import VirtioBlk
+from kvmpy.devices.virtio.rng import VirtioRng
+from kvmpy.machine import Machine
+from kvmpy.verdicts import PowerOff
+
+CACHE = Path(__file__).resolve().parents[2] / ".cache" / "guests"
+SECONDS = 120
+
+
+class RawFile:
+    """A disk image without any cleverness."""
+
+    readonly = False
+
+    def __init__(self, path, serial):
+        self.fd = os.open(path, os.O_RDWR)
+        self.size = os.fstat(self.fd).st_size
+        self.serial = serial
+
+    def read_into(self, offset, buffers):
+        assert os.preadv(self.fd, buffers, offset) == sum(map(len, buffers))
+
+    def write_from(self, offset, buffers):
+        assert os.pwritev(self.fd, buffers, offset) == sum(map(len, buffers))
+
+    def flush(self):
+        os.fdatasync(self.fd)
+
+    def discard(self, offset, length):
+        pass
+
+    def write_zeroes(self, offset, length, *, may_unmap):
+        os.pwrite(self.fd, bytes(length), offset)
+
+    def close(self):
+        os.close(self.fd)
+
+
+def tool(name: str) -> str:
+    found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if found is None:
+        pytest.skip(f"{name} is missing (package e2fsprogs)")
+    return found
+
+
+def needs(test: str) -> None:
+    marker = CACHE / "initrd.tests"
+    if not marker.exists() or test not in marker.read_text().split():
+        pytest.skip("no Linux with this test in .cache/guests: make linux")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "append"), [("pc", ""), ("pc", "acpi=off"), ("pc", "pci=nomsi"), ("micro", ""), ("micro", "acpi=off")])
+def test_two_virtio_disks_with_ext4(tmp_path: Path, kind: str, append: str) -> None:
+    needs("disk")
+    (tmp_path / "root").mkdir()
+    content = os.urandom(1 << 20)
+    (tmp_path / "root" / "from-host").write_bytes(content)
+    images = [tmp_path / "one.img", tmp_path / "two.img"]
+    for image in images:
+        subprocess.run([tool("mke2fs"), "-q", "-t", "ext4", "-d", tmp_path / "root", image, "24M"], check=True, timeout=60)
+    disks = [VirtioBlk(RawFile(image, f"disk-{number}"), name=f"disk {number}") for number, image in enumerate(images)]
+    with Machine("256M", machine=kind, backend="soft", devices=[*disks, VirtioRng()]) as machine:
+        machine.load(CACHE / "vmlinuz", initrd=CACHE / "initrd.cpio.gz", append=f"console=ttyS0 kvmpy.test=disk {append}")
+        verdict = machine.run(SECONDS, until="System halted" if append == "acpi=off" else None)
+        text = machine.serial.text
+        assert "kvmpy-guest: all checks passed" in text, text
+        assert isinstance(verdict, PowerOff) or append == "acpi=off", verdict
+        assert text.count(f"from-host {hashlib.sha256(content).hexdigest()}") == 2
+        assert "vda 49152 sectors, serial disk-0" in text and "vdb 49152 sectors, serial disk-1" in text
+        assert all(disk.requests["write"] and disk.requests["flush"] and not disk.requests["errors"] for disk in disks)
+        assert not machine.events, machine.events
+    for image in images:
+        check = subprocess.run([tool("e2fsck"), "-fn", image], capture_output=True, text=True, timeout=60, check=False)
+        assert check.returncode == 0, check.stdout
