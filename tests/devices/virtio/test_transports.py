@@ -94,7 +94,7 @@ def test_console_output_and_input(console) -> None:
     console.rings[0].add([], [100])
     console.rings[0].notify()
     assert console.rings[0].take()[2] == b"typed befo"
-    head, written, content = console.rings[0].take()
+    _head, written, content = console.rings[0].take()
     assert content[:written] == b"re a buffer was there"
     console.bus.interrupts()
     console.rings[0].want_interrupt()
