@@ -1,8 +1,8 @@
 # Guests: build/guests/NAME.elf (32 and 64 bits) and NAME.bin (boot sectors); the hello guests are shipped as kvmpy/blobs/.
 # guests/NAME.c or NAME.S is one guest; which list it stands in says how it is built.
 # Guests of both widths: NAME64.elf and NAME32.elf.
-GUESTS_BOTH      := traps paging smc
-GUESTS_64        := hello64 echo timers
+GUESTS_BOTH      := traps paging smc user
+GUESTS_64        := hello64 echo timers smp
 GUESTS_32        := hello32
 GUESTS_MULTIBOOT := multiboot1 multiboot2
 GUESTS_SECTOR    := hello16
@@ -11,6 +11,12 @@ GUESTS_SHIPPED   := hello64.elf hello32.elf hello16.bin
 BLOBS += $(GUESTS_SHIPPED:%=kvmpy/blobs/%)
 
 GUEST_DIR   := build/guests
+
+# Assembly that belongs to one guest.
+$(GUEST_DIR)/smp.elf: $(GUEST_DIR)/64/smp_start.S.o
+$(GUEST_DIR)/user64.elf: $(GUEST_DIR)/64/user_code.S.o
+$(GUEST_DIR)/user32.elf: $(GUEST_DIR)/32/user_code.S.o
+
 GUEST_CC     = $(CC) -std=gnu11 -O2 -g0 -Wall -Wextra -Werror -ffreestanding -nostdlib -static -no-pie -fno-pic -fno-stack-protector \
                -fno-asynchronous-unwind-tables -mno-red-zone -mgeneral-regs-only -fcf-protection=none -fno-tree-loop-distribute-patterns \
                -Iguests/lib -Iguests/bench -MMD -MP

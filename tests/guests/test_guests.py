@@ -57,6 +57,8 @@ def _type(machine: Machine) -> None:
 
 
 WATCH, RING3, SPLIT = ("watchpoint_kernel", "no-watch"), ("int_n_from_user", "no-ring3"), ("cpl0_on_hardware", "no-split")
+BOTH = (WATCH, RING3)
+WAYS = ("int_n_from_user", "no-int"), ("syscall_from_user", "no-syscall"), ("cpl0_on_hardware", "no-flags")
 
 GUESTS = [
     Guest("hello64.elf", ("Hello from 64-bit mode!", "2262 primes below 20000", "Goodbye: all is well."), append="one two=2"),
@@ -69,12 +71,18 @@ GUESTS = [
     Guest("multiboot1.elf", ("Hello from multiboot 1", "one=1", _all_good("multiboot1")), append="one=1"),
     Guest("multiboot2.elf", ("Hello from multiboot 2", 'command line "one=1"', _all_good("multiboot2")), append="one=1"),
     Guest("traps64.elf", ("64-bit mode", _all_good("traps")), optional=(WATCH,)),
-    Guest("traps32.elf", ("32-bit mode, no paging", _all_good("traps")), optional=(WATCH, RING3)),
-    Guest("traps32.elf", ("two-level paging", _all_good("traps")), ("paging32",), "traps32-legacy", append="legacy", optional=(WATCH, RING3)),
-    Guest("traps32.elf", ("32-bit mode, PAE", _all_good("traps")), ("paging_pae",), "traps32-pae", append="pae", optional=(WATCH, RING3)),
+    Guest("traps32.elf", ("32-bit mode, no paging", _all_good("traps")), optional=BOTH),
+    Guest("traps32.elf", ("two-level paging", _all_good("traps")), ("paging32",), "traps32-legacy", append="legacy", optional=BOTH),
+    Guest("traps32.elf", ("32-bit mode, PAE", _all_good("traps")), ("paging_pae",), "traps32-pae", append="pae", optional=BOTH),
     Guest("paging64.elf", ("64-bit mode", _all_good("paging")), optional=(SPLIT,)),
     Guest("paging32.elf", ("two-level paging", _all_good("paging")), ("paging32",), optional=(SPLIT, RING3)),
     Guest("paging32.elf", ("PAE", _all_good("paging")), ("paging_pae",), "paging32-pae", append="pae", optional=(SPLIT, RING3)),
+    Guest("user64.elf", ("CPL 3 and back", _all_good("user")), optional=WAYS),
+    Guest("user32.elf", ("CPL 3 and back", _all_good("user")), ("int_n_from_user",), optional=WAYS),
+    Guest("smp.elf", ("1 processors", _all_good("smp")), name="smp1"),
+    Guest("smp.elf", ("2 processors", _all_good("smp")), name="smp2", cpus=2),
+    Guest("smp.elf", ("4 processors", _all_good("smp")), name="smp4", cpus=4, backends=("soft",)),
+    Guest("smp.elf", ("3 processors", _all_good("smp")), name="smp-virtual", cpus=3, clock="virtual", backends=("soft",)),
     Guest("smc64.elf", (_all_good("smc"),)),
     Guest("smc32.elf", (_all_good("smc"),)),
     Guest("echo.elf", ("ready", "THE QUICK BROWN FOX, 0123456789; LONGER THAN ONE FIFO!", _all_good("echo")), input=_type),
