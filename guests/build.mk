@@ -1,11 +1,11 @@
 # Guests: build/guests/NAME.elf (32 and 64 bits) and NAME.bin (boot sectors); the hello guests are shipped as kvmpy/blobs/.
 # guests/NAME.c or NAME.S is one guest; which list it stands in says how it is built.
 # Guests of both widths: NAME64.elf and NAME32.elf.
-GUESTS_BOTH      := traps paging smc user
-GUESTS_64        := hello64 echo timers smp
-GUESTS_32        := hello32
+GUESTS_BOTH      := traps paging smc user fpu
+GUESTS_64        := hello64 echo timers smp ports
+GUESTS_32        := hello32 segments tasks vm86
 GUESTS_MULTIBOOT := multiboot1 multiboot2
-GUESTS_SECTOR    := hello16
+GUESTS_SECTOR    := hello16 disk16
 GUESTS_SHIPPED   := hello64.elf hello32.elf hello16.bin
 
 BLOBS += $(GUESTS_SHIPPED:%=kvmpy/blobs/%)

@@ -35,6 +35,7 @@ class Guest:
     append: str = ""
     memory: str = "64M"
     cpus: int = 1
+    cpu: str = "max"
     disk: bool = False
     input: Callable[[Machine], None] | None = None
     backends: tuple[str, ...] = ("soft", "kvm")
@@ -83,6 +84,15 @@ GUESTS = [
     Guest("smp.elf", ("2 processors", _all_good("smp")), name="smp2", cpus=2),
     Guest("smp.elf", ("4 processors", _all_good("smp")), name="smp4", cpus=4, backends=("soft",)),
     Guest("smp.elf", ("3 processors", _all_good("smp")), name="smp-virtual", cpus=3, clock="virtual", backends=("soft",)),
+    Guest("segments.elf", ("call gate", _all_good("segments")), optional=(RING3,)),
+    Guest("tasks.elf", ("task gate", _all_good("tasks"))),
+    Guest("vm86.elf", ("PUSHF traps", _all_good("vm86")), ("int_n_from_user",)),
+    Guest("fpu64.elf", ("square root of 2", "SQRTPD", _all_good("fpu"))),
+    Guest("fpu32.elf", ("square root of 2", "SQRTPD", _all_good("fpu"))),
+    Guest("fpu64.elf", ("SQRTPD", "no AVX here", _all_good("fpu")), name="fpu-v1", cpu="x86-64-v1", backends=("soft",)),
+    Guest("ports.elf", ("REP OUTSB to COM1", _all_good("ports")), optional=(("hypercall", "no-hypercall"),)),
+    Guest("disk16.bin", ("Hello from a boot sector by the BIOS", "disk16: all checks good")),
+    Guest("disk16.bin", ("Hello from a boot sector by the BIOS", "disk16: all checks good"), name="disk16-disk", disk=True),
     Guest("smc64.elf", (_all_good("smc"),)),
     Guest("smc32.elf", (_all_good("smc"),)),
     Guest("echo.elf", ("ready", "THE QUICK BROWN FOX, 0123456789; LONGER THAN ONE FIFO!", _all_good("echo")), input=_type),
@@ -118,7 +128,7 @@ def test_guest(guest: Guest, backend: str) -> None:
                 pytest.skip(f"this host's KVM lacks {need}")
     image = BUILD / guest.file
     try:
-        machine = Machine(guest.memory, guest.cpus, backend=backend, clock=guest.clock, disks=[image] if guest.disk else [])
+        machine = Machine(guest.memory, guest.cpus, guest.cpu, backend=backend, clock=guest.clock, disks=[image] if guest.disk else [])
     except KvmpyError as error:
         pytest.skip(str(error))
     lacking = [word for capability, word in guest.optional if backend == "kvm" and not ask(capability)]
