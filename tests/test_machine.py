@@ -387,6 +387,22 @@ def test_closing_twice_and_after_an_error(backend):
     made.close()
 
 
+def test_a_timeout_ends_a_kvm_run_that_spins():
+    """VMCALL at CPL 0 never comes back on a KVM without VT-x or AMD-V; elsewhere it is an unknown hypercall, and the guest goes on."""
+    from kvmpy.kvm.probe import ask, unavailable
+
+    if unavailable():
+        pytest.skip(f"no KVM: {unavailable()}")
+    with Machine("1M", backend="kvm") as made:
+        start(made, b"\x0f\x01\xc1" + leave(3))
+        began = time.monotonic()
+        verdict = made.run(0.5)
+        assert verdict == (GuestExit(3) if ask("hypercall") else Stopped("timeout"))
+        assert time.monotonic() - began < 5
+        made.cpu[0].registers.rip = 0x7C03
+        assert made.run(5) == GuestExit(3)
+
+
 READ_MSR = b"\x66\xb9\x00\x12\x55\x4b\x0f\x32"  # mov ecx, 4b551200h; rdmsr
 WRITE_MSR = READ_MSR[:-1] + b"\x30"
 

@@ -45,12 +45,13 @@ def disassemble(code: bytes, width: int, rip: int) -> tuple[str, int] | None:
     return ffi.string(text).decode("ascii", "replace"), int(length)
 
 
-def instruction_line(code: bytes, width: int, rip: int) -> str:
-    """One line for a report: address, bytes, text."""
+def instruction_line(code: bytes, width: int, rip: int, symbol: str | None = None) -> str:
+    """One line for a report: address, the function it lies in, bytes, text."""
+    where = f"=> {rip:x} <{symbol}>" if symbol else f"=> {rip:x}"
     if not code:
-        return f"=> {rip:x}: no memory there"
+        return f"{where}: no memory there"
     found = disassemble(code, width, rip)
     if found is None:
-        return f"=> {rip:x}: {code.hex(' ')}"
+        return f"{where}: {code.hex(' ')}"
     text, length = found
-    return f"=> {rip:x}: {code[:length].hex(' ')}  {text}"
+    return f"{where}: {code[:length].hex(' ')}  {text}"

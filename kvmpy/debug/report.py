@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from kvmpy import x86
 from kvmpy.debug.code import LONGEST, disassemble, instruction_line, read_linear
 from kvmpy.debug.pagewalk import Walk, walk
+from kvmpy.errors import ImageError
 from kvmpy.regs import code_width, dump, linear_rip
 
 if TYPE_CHECKING:
@@ -34,13 +35,21 @@ def crash_lines(machine: Machine, verdict: Crashed) -> list[str]:
     regs, sregs = cpu.get_regs(), cpu.get_sregs()
     lines = dump(regs, sregs).split("\n")
     code = read_linear(machine.memory, sregs, linear_rip(regs, sregs), LONGEST)
-    lines.append(instruction_line(code, code_width(sregs), int(regs.rip)))
+    lines.append(instruction_line(code, code_width(sregs), int(regs.rip), _symbol(machine, regs, sregs)))
     if verdict.why == "triple fault":
         lines.append(_idt_line(sregs))
         if sregs.cr0 & x86.CR0_PG:
             for one in _walks(machine, regs, sregs):
                 lines += one.lines()
     return lines
+
+
+def _symbol(machine: Machine, regs: Any, sregs: Any) -> str | None:
+    """The function at RIP as far as the machine's symbols know it."""
+    try:
+        return machine.symbols.text(linear_rip(regs, sregs)) or None
+    except ImageError:  # the guest ran; its debugging information may still be damaged
+        return None
 
 
 def _idt_line(sregs: Any) -> str:
@@ -62,6 +71,7 @@ def crash_data(machine: Machine, verdict: Crashed) -> dict[str, Any]:
         "details": verdict.details,
         "registers": vcpu.registers.as_dict(),
         "instruction": {"bytes": code[: found[1] if found else LONGEST].hex(" "), "text": found[0] if found else None},
+        "symbol": _symbol(machine, regs, sregs),
     }
     if verdict.why == "triple fault" and sregs.cr0 & x86.CR0_PG:
         data["page_walks"] = [

@@ -72,7 +72,7 @@ class SymbolFile:
                     self._read_map(file.read())
         except OSError as error:
             raise ImageError(f"{path}: {error.strerror}") from None
-        except (ELFError, ValueError, KeyError, OverflowError, AssertionError, IndexError) as error:
+        except (ELFError, ValueError, KeyError, OverflowError, AssertionError, IndexError, TypeError, MemoryError) as error:
             raise ImageError(f"{path}: its symbols cannot be read: {error}") from None
 
     def _move(self, address: int) -> int:
