@@ -5,7 +5,7 @@ GUESTS_BOTH      := traps paging smc user fpu
 GUESTS_64        := hello64 echo timers smp ports
 GUESTS_32        := hello32 segments tasks vm86
 GUESTS_MULTIBOOT := multiboot1 multiboot2
-GUESTS_SECTOR    := hello16 disk16
+GUESTS_SECTOR    := hello16 disk16 segments16
 GUESTS_SHIPPED   := hello64.elf hello32.elf hello16.bin
 
 BLOBS += $(GUESTS_SHIPPED:%=kvmpy/blobs/%)

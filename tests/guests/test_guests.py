@@ -93,6 +93,7 @@ GUESTS = [
     Guest("ports.elf", ("REP OUTSB to COM1", _all_good("ports")), optional=(("hypercall", "no-hypercall"),)),
     Guest("disk16.bin", ("Hello from a boot sector by the BIOS", "disk16: all checks good")),
     Guest("disk16.bin", ("Hello from a boot sector by the BIOS", "disk16: all checks good"), name="disk16-disk", disk=True),
+    Guest("segments16.bin", ("segments16: all checks good",)),
     Guest("smc64.elf", (_all_good("smc"),)),
     Guest("smc32.elf", (_all_good("smc"),)),
     Guest("echo.elf", ("ready", "THE QUICK BROWN FOX, 0123456789; LONGER THAN ONE FIFO!", _all_good("echo")), input=_type),
