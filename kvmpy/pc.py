@@ -13,6 +13,8 @@ from kvmpy.devices.biosdisk import BiosDisk
 from kvmpy.devices.blockend import BlockEnd
 from kvmpy.devices.debug_console import DebugConsole
 from kvmpy.devices.debug_exit import DebugExit
+from kvmpy.devices.hpet import BASE as HPET_BASE
+from kvmpy.devices.hpet import Hpet
 from kvmpy.devices.i8042 import I8042
 from kvmpy.devices.pci import host as pci
 from kvmpy.devices.pci.bridges import HostBridge, IsaBridge
@@ -56,7 +58,7 @@ class Pc(Board):
         self.pci = pci.PciHost(parts.buses, reset)
         self.devices: list[Device] = [
             *self.serial, self.rtc, self.keyboard_controller, Port92(gate), self.pm, reset, self.pci, HostBridge(), IsaBridge(),
-            self.post, DebugConsole(parts.console), DebugExit(), self.bios_disk,
+            Hpet(), self.post, DebugConsole(parts.console), DebugExit(), self.bios_disk,
         ]
 
     def carry(self, device: Device | VirtioDevice) -> Device:
@@ -86,7 +88,7 @@ class Pc(Board):
         from kvmpy.boot.hardware import Pci
 
         return Hardware(
-            cpus=cpus, com_ports=COM_PORTS[: len(self.serial)], mouse=True, sci=SCI,
+            cpus=cpus, com_ports=COM_PORTS[: len(self.serial)], mouse=True, sci=SCI, hpet=HPET_BASE,
             pci=Pci(
                 ecam=pci.ECAM_BASE, memory=pci.MEMORY_WINDOW, pirq_gsis=tuple(range(pci.FIRST_GSI, pci.FIRST_GSI + pci.GSIS)),
                 isa_bridge=1,
