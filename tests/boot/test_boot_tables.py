@@ -11,7 +11,9 @@ import pytest
 
 from kvmpy.boot import Hardware, bios_area
 from kvmpy.boot.acpi import aml
+from kvmpy.boot.hardware import Pci
 from kvmpy.boot.layout import Layout
+from kvmpy.boot.mptable import config_table
 from kvmpy.errors import ConfigError
 from kvmpy.memory import GuestMemory
 
@@ -70,6 +72,38 @@ def test_madt(memory: GuestMemory, cpus: int) -> None:
     assert [e for k, e in entries if k == 2] == [struct.pack("<BBBBIH", 2, 10, 0, 9, 9, 0xD)]
 
 
+PCI = Pci(ecam=0xE0000000, memory=(0xC0000000, 0x20000000), pirq_gsis=tuple(range(16, 24)), isa_bridge=1)
+MICRO = Hardware(rtc=False, i8042=False, isa_chips=False, virtio_mmio=((0xFEB00000, 0x200, 5), (0xFEB01000, 0x200, 6)))
+
+
+def test_pci_and_hpet(memory: GuestMemory) -> None:
+    tables = acpi_tables(memory, Hardware(pci=PCI, hpet=0xFED00000))
+    assert tables["MCFG"][44:] == struct.pack("<QHBB4x", 0xE0000000, 0, 0, 0)
+    assert struct.unpack_from("<I", tables["HPET"], 36)[0] == 0x80862201 and struct.unpack_from("<Q", tables["HPET"], 44)[0] == 0xFED00000
+    route = aml.package(aml.integer(5 << 16 | 0xFFFF), aml.integer(2), aml.integer(0), aml.integer(16 + 7))
+    assert route in tables["DSDT"] and aml.name("_PRT", b"")[1:5] in tables["DSDT"]
+
+
+def test_virtio_mmio(memory: GuestMemory) -> None:
+    tables = acpi_tables(memory, MICRO)
+    assert aml.resources(aml.memory32(0xFEB01000, 0x200), aml.interrupt(6)) in tables["DSDT"]
+    assert tables["DSDT"].count(b"LNRO0005") == 2 and "MCFG" not in tables and "HPET" not in tables
+    overrides = [struct.pack("<BBBBIH", 2, 10, 0, irq, irq, 0xD) for irq in (5, 6, 9)]
+    assert b"".join(overrides) in tables["APIC"]
+
+
+def test_mp_table_with_pci(memory: GuestMemory) -> None:
+    table = config_table(Hardware(pci=PCI))
+    entries, at = [], 44
+    while at < len(table):
+        entries.append(table[at : at + (20 if table[at] == 0 else 8)])
+        at += len(entries[-1])
+    assert at == len(table) and struct.unpack_from("<H", table, 34)[0] == len(entries)
+    assert struct.pack("<BB6s", 1, 0, b"PCI   ") in entries and struct.pack("<BB6s", 1, 1, b"ISA   ") in entries
+    assert struct.pack("<BBHBBBB", 3, 0, 0, 0, 3 << 2 | 1, 1, 16 + 4) in entries
+    assert struct.pack("<BBHBBBB", 3, 0, 0, 1, 4, 1, 4) in entries
+
+
 def test_too_many_cpus(memory: GuestMemory) -> None:
     with pytest.raises(ConfigError, match="do not fit"):
         bios_area.install(Layout(memory), Hardware(cpus=4000))
@@ -108,7 +142,8 @@ def test_names() -> None:
     assert aml.eisa_id("PNP0501") == b"\x0c\x41\xd0\x05\x01"
 
 
-@pytest.mark.parametrize("hardware", [Hardware(), Hardware(cpus=64, mouse=True), Hardware(i8042=False, rtc=False, com_ports=())])
+@pytest.mark.parametrize("hardware", [Hardware(), Hardware(cpus=64, mouse=True), Hardware(i8042=False, rtc=False, com_ports=()),
+                                      Hardware(pci=PCI, hpet=0xFED00000), MICRO])  # fmt: skip
 def test_iasl_accepts_the_tables(memory: GuestMemory, tmp_path: Path, hardware: Hardware) -> None:
     if shutil.which("iasl") is None:
         pytest.skip("iasl is not installed (Debian: acpica-tools)")
