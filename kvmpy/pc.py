@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from kvmpy.backend import CData
 from kvmpy.board import COM_PORTS, SCI, Board, Parts
 from kvmpy.devices.acpi_pm import AcpiPm
+from kvmpy.devices.ata.controller import IdeController
 from kvmpy.devices.base import Device
 from kvmpy.devices.biosdisk import BiosDisk
 from kvmpy.devices.blockend import BlockEnd
@@ -53,6 +54,7 @@ class Pc(Board):
         self.pm = AcpiPm(Line(SCI))
         self.post = Post()
         self.bios_disk = BiosDisk()
+        self.ide: IdeController | None = None  # comes with its first drive
         reset = ResetPort()
         reset.ports = []  # 0xCF9 lies inside the PCI host's ports, which passes it on
         self.pci = pci.PciHost(parts.buses, reset)
@@ -72,6 +74,12 @@ class Pc(Board):
 
     def boot_from(self, image: BlockEnd) -> None:
         self.bios_disk.boot_from(image)
+
+    def add_ata(self, image: BlockEnd, cdrom: bool, add: Callable[[Any], Any]) -> None:
+        if self.ide is None:
+            self.ide = IdeController(slot=1, function=1)
+            add(self.ide)
+        self.ide.attach(image, cdrom)
 
     def add_bios_disk(self, image: BlockEnd) -> None:
         self.bios_disk.attach(image)
