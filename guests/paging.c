@@ -155,6 +155,80 @@ static void tlb(void) {
     check(at[9] == 2, "changing CR4.PGE drops global pages");
 }
 
+#ifdef __x86_64__
+extern volatile u64 page_map[512];
+static volatile u64 pointers[512] __attribute__((aligned(4096))), directory[512] __attribute__((aligned(4096)));
+
+/* Pages of 1 GiB and 2 MiB at 512 GiB and above, onto the first memory; and what their entries refuse. */
+static void large(void) {
+    const ulong base = 1ul << 39, target = (ulong)&frame[0][40];
+    frame[0][40] = 77;
+    page_map[1] = (ulong)pointers | PAGE_P | PAGE_RW;
+    if (cpuid(0x80000001u, 0).d >> 26 & 1) {
+        pointers[0] = PAGE_P | PAGE_RW | PAGE_PS;
+        check_equal(*(volatile u8 *)(base + target), 77, "a page of 1 GiB");
+        check((pointers[0] & (PAGE_A | PAGE_D)) == PAGE_A, "  A set");
+        *(volatile u8 *)(base + target) = 78;
+        check((pointers[0] & PAGE_D) && frame[0][40] == 78, "  D set by a write");
+        pointers[1] = PAGE_P | PAGE_RW | PAGE_PS | 1ull << 20;
+        TRY("movb (%0), %%cl", : : "r"(base + (1ul << 30)) : "ax", "cx");
+        faults(PRESENT | RESERVED, base + (1ul << 30), "#PF: an address bit below 1 GiB in its entry");
+    }
+    frame[0][40] = 79;
+    pointers[2] = (ulong)directory | PAGE_P | PAGE_RW;
+    directory[0] = PAGE_P | PAGE_PS;
+    const ulong at = base + (2ul << 30);
+    check_equal(*(volatile u8 *)(at + target), 79, "a page of 2 MiB");
+    write_cr0(read_cr0() | CR0_WP);
+    TRY("movb $1, (%0)", : : "r"(at + target) : "ax", "memory");
+    write_cr0(read_cr0() & ~(ulong)CR0_WP);
+    faults(PRESENT | WRITE, at + target, "#PF: its entry is read-only");
+    directory[1] = PAGE_P | PAGE_RW | PAGE_PS | 1ull << 13;
+    TRY("movb (%0), %%cl", : : "r"(at + (2ul << 20)) : "ax", "cx");
+    faults(PRESENT | RESERVED, at + (2ul << 20), "#PF: an address bit below 2 MiB in its entry");
+    pointers[2] = (ulong)directory | PAGE_P;
+    invlpg(at + target);
+    directory[0] |= PAGE_RW;
+    write_cr0(read_cr0() | CR0_WP);
+    TRY("movb $1, (%0)", : : "r"(at + target) : "ax", "memory");
+    write_cr0(read_cr0() & ~(ulong)CR0_WP);
+    faults(PRESENT | WRITE, at + target, "#PF: the table above is read-only");
+}
+
+static void invpcid(ulong type, u64 pcid, u64 address) {
+    const struct { u64 pcid, address; } descriptor = { pcid, address };
+    __asm__ volatile("invpcid %0, %1" : : "m"(descriptor), "r"(type) : "memory");
+}
+
+static void contexts(void) {
+    if (!(cpuid(7, 0).b >> 10 & 1)) return;
+    const bool pcid = cpuid(1, 0).c >> 17 & 1;
+    if (pcid) write_cr4(read_cr4() | 1ul << 17);
+    for (ulong type = 0; type < 4; type++) {
+        volatile u64 *entry = page_entry(page);
+        *entry = (ulong)frame[type & 1] | PAGE_P | PAGE_RW;
+        invpcid(type, 0, page);
+        frame[0][9] = 10, frame[1][9] = 11;
+        check_equal(*(volatile u8 *)(page + 9), 10 + (type & 1), "INVPCID");
+    }
+    TRY("movl $4, %%ecx; invpcid (%%" SP "), %%rcx", : : : "ax", "cx");
+    check_trap(GP, 0, false, "#GP: INVPCID of type 4");
+    if (!pcid) return;
+    write_cr3(read_cr3() | 5);
+    check((read_cr3() & 0xFFF) == 5, "PCID in CR3");
+    *page_entry(page) = (ulong)frame[1] | PAGE_P | PAGE_RW;
+    write_cr3((read_cr3() & ~0xFFFul) | 6);
+    check_equal(*(volatile u8 *)(page + 9), 11, "another PCID, a fresh translation");
+    TRY("mov %%cr4, %%rcx; btr $17, %%rcx; mov %%rcx, %%cr4", : : : "ax", "cx", "cc");
+    check(!seen.count, "CR4.PCIDE can be cleared with any PCID");
+    write_cr3(read_cr3() & ~0xFFFul);
+    write_cr3(read_cr3() | 8); /* PWT: no PCID any longer */
+    TRY("mov %%cr4, %%rcx; bts $17, %%rcx; mov %%rcx, %%cr4", : : : "ax", "cx", "cc");
+    check_trap(GP, 0, false, "#GP: CR4.PCIDE set with CR3[11:0] not 0");
+    write_cr3(read_cr3() & ~0xFFFul);
+}
+#endif
+
 void guest_main(void) {
     traps_open();
     user_open();
@@ -175,5 +249,9 @@ void guest_main(void) {
     if (!option_given("no-ring3")) user();
     if (nx) no_execute(!option_given("no-ring3"));
     tlb();
+#ifdef __x86_64__
+    large();
+    contexts();
+#endif
     all_good("paging");
 }
