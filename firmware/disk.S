@@ -1,6 +1,7 @@
-# INT 13h on the BIOS disk device (docs/firmware.md): drives 00-01 are floppies, 80-87 fixed disks.
+# INT 13h on the BIOS disk device (docs/firmware.md) and on ATA: drives 00-01 are floppies, 80 and on fixed disks.
 #
 # The device takes a sector number, a count and a physical address, and has done it all when the command port was written.
+# ATA disks, which follow its own, are in ata.S.
 #include "bios.inc"
 
         .code16
@@ -13,6 +14,9 @@
 
         .globl  init_disks
 init_disks:
+        call    init_atas
+        movb    V_ATAS, %al
+        movb    %al, B_HDISKS
         movw    $DISK + D_FLOPPIES, %dx
         inb     (%dx), %al
         cmpb    $2, %al
@@ -20,7 +24,7 @@ init_disks:
         movb    %al, %bl
         incw    %dx
         inb     (%dx), %al
-        movb    %al, B_HDISKS
+        addb    %al, B_HDISKS
         testb   %bl, %bl
         jz      1f
         decb    %bl                     # equipment: bit 0 there are floppies, 7-6 how many more
@@ -74,10 +78,30 @@ last:   movb    B_DSTATUS, %ah
         movb    B_HSTATUS, %ah
         jmp     finish
 
-# Selects drive DL and asks for its geometry. CF and AH = 01 when there is none; else AL = kind.
+# Selects drive DL and fills V_KIND to V_TOTAL. CF and AH = 01 when there is none; else AL = kind.
 identify:
-        pushw   %dx
-        movb    %dl, %al
+        pushl   %edx
+        movb    $0, V_ATA
+        testb   $0x80, %dl
+        jz      1f
+        movw    $DISK + D_DISKS, %dx
+        inb     (%dx), %al
+        incb    %al                     # FF, no device, becomes none
+        jz      0f
+        decb    %al
+0:      movb    F_DL(%bp), %ah
+        andb    $0x7F, %ah
+        subb    %al, %ah                # AH = number among the ATA disks
+        jb      1f
+        cmpb    V_ATAS, %ah
+        jae     4f
+        movb    %ah, %al
+        call    describe_ata
+        incb    %al
+        movb    %al, V_ATA
+        movb    V_KIND, %al
+        jmp     3f
+1:      movb    F_DL(%bp), %al
         movw    $DISK + D_DRIVE, %dx
         outb    %al, (%dx)
         movb    $IDENTIFY, %al
@@ -85,15 +109,28 @@ identify:
         outb    %al, (%dx)
         movw    $DISK + D_KIND, %dx
         inb     (%dx), %al
-        popw    %dx
-        movb    $0x01, %ah
+        movb    %al, V_KIND
         decb    %al
         cmpb    $1, %al                 # 0 and FF become FF and FE
-        ja      1f
+        ja      4f
+        pushl   %eax
+        movw    $DISK + D_CYLS, %dx     # cylinders, heads, sectors per track lie as in V_CYLS
+        inl     (%dx), %eax
+        movl    %eax, V_CYLS
+        movw    $DISK + D_TOTAL, %dx
+        inl     (%dx), %eax
+        movl    %eax, V_TOTAL
+        addw    $4, %dx
+        inl     (%dx), %eax
+        movl    %eax, V_TOTAL + 4
+        popl    %eax
         incb    %al
+3:      popl    %edx
         clc
         ret
-1:      stc
+4:      popl    %edx
+        movb    $0x01, %ah
+        stc
         ret
 
 reset:
@@ -135,11 +172,9 @@ none:   movb    $0, F_AL(%bp)
 
 # EAX = number of the sector in the caller's CX and DH. CF when the drive has no such sector.
 sector_number:
-        movw    $DISK + D_SPT, %dx
-        inb     (%dx), %al
+        movb    V_SPT, %al
         movzbl  %al, %ebx
-        movw    $DISK + D_HEADS, %dx
-        inb     (%dx), %al
+        movb    V_HEADS, %al
         movzbl  %al, %ecx
         testl   %ecx, %ecx              # 0 stands for 256
         jnz     1f
@@ -168,6 +203,8 @@ sector_number:
 # BL = command, EAX:ECX = sector (EAX the high half), SI = count, EDI = physical address.
 # Gives AH = status, AL = sectors done.
 transfer:
+        cmpb    $0, V_ATA
+        jne     1f
         movw    $DISK + D_LBAHIGH, %dx
         outl    %eax, (%dx)
         movl    %ecx, %eax
@@ -186,24 +223,25 @@ transfer:
         movb    %al, %bl
         movw    $DISK + D_COUNT, %dx
         inw     (%dx), %ax
+        movw    %ax, V_DONE
         movb    %bl, %ah
+        ret
+1:      call    ata_transfer
+        movb    V_DONE, %al
         ret
 
 # 08: CX and DH = largest cylinder, sector, head; DL = drives of this kind
 parameters:
         call    identify
         jc      1f
-        movw    $DISK + D_CYLS, %dx
-        inw     (%dx), %ax
+        movw    V_CYLS, %ax
         decw    %ax
         movb    %al, F_CH(%bp)
         shlb    $6, %ah
-        movw    $DISK + D_SPT, %dx
-        inb     (%dx), %al
+        movb    V_SPT, %al
         orb     %ah, %al
         movb    %al, F_CL(%bp)
-        movw    $DISK + D_HEADS, %dx
-        inb     (%dx), %al
+        movb    V_HEADS, %al
         decb    %al
         movb    %al, F_DH(%bp)
         movb    B_HDISKS, %al
@@ -231,8 +269,7 @@ parameters:
 
 # AL = CMOS type of the floppy drive: 1 360K, 2 1.2M, 3 720K, 4 1.44M, 6 2.88M
 floppy_type:
-        movw    $DISK + D_SPT, %dx
-        inb     (%dx), %al
+        movb    V_SPT, %al
         movb    %al, %ah
         movb    $4, %al
         cmpb    $18, %ah
@@ -243,8 +280,7 @@ floppy_type:
         movb    $2, %al
         cmpb    $15, %ah
         je      1f
-        movw    $DISK + D_CYLS, %dx
-        inw     (%dx), %ax
+        movw    V_CYLS, %ax
         cmpw    $80, %ax
         movb    $3, %al
         je      1f
@@ -256,15 +292,12 @@ kind:   call    identify
         jc      1f
         cmpb    $1, %al
         je      2f
-        movw    $DISK + D_CYLS, %dx
-        inw     (%dx), %ax
+        movw    V_CYLS, %ax
         movzwl  %ax, %ecx
-        movw    $DISK + D_HEADS, %dx
-        inb     (%dx), %al
+        movb    V_HEADS, %al
         movzbl  %al, %eax
         imull   %eax, %ecx
-        movw    $DISK + D_SPT, %dx
-        inb     (%dx), %al
+        movb    V_SPT, %al
         movzbl  %al, %eax
         imull   %eax, %ecx
         movw    %cx, F_DX(%bp)
@@ -336,8 +369,7 @@ x_read: movb    $READ, %bl
         call    transfer
         popw    %si
         pushw   %ax
-        movw    $DISK + D_COUNT, %dx
-        inw     (%dx), %ax
+        movw    V_DONE, %ax
         movw    %ax, %es:2(%si)
         popw    %ax
         jmp     finish
@@ -357,21 +389,16 @@ x_parameters:
         movw    $26, %es:(%di)
         movw    $0x0002, %es:2(%di)     # the geometry is valid, DMA boundaries do not matter
         xorl    %eax, %eax
-        movw    $DISK + D_CYLS, %dx
-        inw     (%dx), %ax
+        movw    V_CYLS, %ax
         movl    %eax, %es:4(%di)
         xorl    %eax, %eax
-        movw    $DISK + D_HEADS, %dx
-        inb     (%dx), %al
+        movb    V_HEADS, %al
         movl    %eax, %es:8(%di)
-        movw    $DISK + D_SPT, %dx
-        inb     (%dx), %al
+        movb    V_SPT, %al
         movl    %eax, %es:12(%di)
-        movw    $DISK + D_TOTAL, %dx
-        inl     (%dx), %eax
+        movl    V_TOTAL, %eax
         movl    %eax, %es:16(%di)
-        addw    $4, %dx
-        inl     (%dx), %eax
+        movl    V_TOTAL + 4, %eax
         movl    %eax, %es:20(%di)
         movw    $512, %es:24(%di)
         jmp     good

@@ -13,6 +13,7 @@ from pathlib import Path
 
 MODULES = (
     "virtio_mmio", "virtio_pci", "virtio_blk", "virtio-rng", "virtio_console", "virtio_net", "virtio_balloon", "vmw_vsock_virtio_transport",
+    "ata_piix", "sd_mod", "sr_mod",
 )
 """Wanted with all that they depend on; a kernel that has one built in, or lacks it, goes without."""
 

@@ -265,7 +265,11 @@ def disk_image(path: Path, sectors: int) -> Path:
     return path
 
 
-def test_fixed_disk(boot, tmp_path):
+BUSES = pytest.mark.parametrize("bus", ["bios", "ata"])
+
+
+@BUSES
+def test_fixed_disk(boot, tmp_path, bus):
     disk = disk_image(tmp_path / "disk", 20000)
     machine = boot("""
         movb    $0x08, %ah
@@ -292,7 +296,7 @@ def test_fixed_disk(boot, tmp_path):
         int     $0x13
         keep 4
         exit 0
-    """, disks=[str(disk)])
+    """, disks=[f"{disk},bus={bus}"])
     kept = [Kept(machine.memory, n) for n in range(5)]
     assert not kept[0].carry and kept[0].dl == 2 and kept[0].dh == 15 and kept[0].cl & 0x3F == 63
     number = (3 * 16 + 2) * 63 + 62
@@ -303,7 +307,8 @@ def test_fixed_disk(boot, tmp_path):
     assert kept[4].carry and kept[4].ah == 0x80
 
 
-def test_disk_extensions(boot, tmp_path):
+@BUSES
+def test_disk_extensions(boot, tmp_path, bus):
     disk = disk_image(tmp_path / "disk", 20000)
     machine = boot("""
         movb    $0x41, %ah
@@ -324,7 +329,7 @@ def test_disk_extensions(boot, tmp_path):
 packet: .byte   16, 0
         .short  3, 0xB000, 0
         .quad   19998
-    """, disks=[str(disk)])
+    """, disks=[f"{disk},bus={bus}"])
     kept = [Kept(machine.memory, n) for n in range(3)]
     assert not kept[0].carry and kept[0].bx == 0xAA55 and kept[0].cx & 1
     # The third sector is beyond the end: the call fails, and says that two came.
@@ -363,6 +368,55 @@ def test_floppy_boots_and_is_written(boot, tmp_path):
     image = (tmp_path / "boot.img").read_bytes()
     assert image[-512:] == image[:512]
     assert kept[3].carry
+
+
+def test_writes_to_ata(boot, tmp_path):
+    """Write, verify, read back; across the border of 1 MiB; a read-only disk; one beyond what real mode reaches."""
+    disk, fixed = disk_image(tmp_path / "disk", 2000), disk_image(tmp_path / "fixed", 8)
+    machine = boot("""
+        movw    $0x4300, %ax
+        movb    $0x81, %dl
+        movw    $packet, %si
+        int     $0x13
+        keep 0
+        movb    $0x44, %ah
+        int     $0x13
+        keep 1
+        movw    $0xFFFF, packet + 6     # FFFF:F010 and a sector before it
+        movw    $0x0010, packet + 4
+        movb    $0x42, %ah
+        int     $0x13
+        keep 2
+        movw    $0xFF00, packet + 4
+        movb    $0x42, %ah
+        int     $0x13
+        keep 3
+        movw    $0x0301, %ax
+        movw    $0x0001, %cx
+        movw    $0x0082, %dx
+        movw    $0x7C00, %bx
+        int     $0x13
+        keep 4
+        exit 0
+packet: .byte   16, 0
+        .short  5, 0x7C00, 0
+        .quad   1001
+    """, disks=[f"{disk},bus=ata", f"{fixed},bus=ata,readonly=on"])
+    kept = [Kept(machine.memory, n) for n in range(5)]
+    assert [each.ah for each in kept] == [0, 0, 0, 0x09, 0x03] and kept[3].carry and kept[4].carry
+    written = disk.read_bytes()[1001 * 512 : 1006 * 512]
+    assert written[510:512] == b"\x55\xaa" and machine.memory.read(0x100000, 2560) == written
+    assert disk.read_bytes()[1006 * 512 :][:4] == struct.pack("<I", 1006)
+
+
+def test_boots_from_ata(boot, tmp_path):
+    image = assemble(tmp_path, "keep 0\nexit 0", size=1 << 20)
+    other = tmp_path / "boot.ata"
+    other.write_bytes(image.read_bytes())
+    with Machine("4M", disks=[f"{other},bus=ata"]) as machine:
+        machine.load(None)
+        assert machine.run(20) == GuestExit(0)
+        assert Kept(machine.memory, 0).dl == 0x80
 
 
 def test_readonly_disk(boot, tmp_path):

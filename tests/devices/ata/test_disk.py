@@ -373,7 +373,9 @@ def test_state_in_the_middle(board: Board, ide: Ide, tmp_path: Path) -> None:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(
-    st.tuples(st.booleans(), st.sampled_from([*range(9), 16, 18, 20, 7, 7, 0, 0]), st.sampled_from([1, 2, 4]), st.integers(0, (1 << 32) - 1)),
+    st.tuples(
+        st.booleans(), st.sampled_from([*range(9), 16, 18, 20, 7, 7, 0, 0]), st.sampled_from([1, 2, 4]), st.integers(0, (1 << 32) - 1),
+    ),
     max_size=60,
 ))
 def test_any_accesses_are_harmless(board: Board, accesses: list[tuple[bool, int, int, int]]) -> None:
