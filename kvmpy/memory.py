@@ -376,6 +376,19 @@ class GuestMemory:
         for gpa, size in self.ram_ranges():
             self.written(gpa, size)
 
+    def discard(self, gpa: int, size: int) -> int:
+        """Gives the whole pages of RAM in a range back to the host: they read as zero from now on. Returns the bytes given back;
+        what is not RAM is left out."""
+        start, end = -(-gpa // PAGE) * PAGE, (gpa + size) // PAGE * PAGE
+        done = 0
+        for region in self._regions:
+            low, high = max(start, region.gpa), min(end, region.end)
+            if low < high and not region.readonly:
+                region.backing.map.madvise(mmap.MADV_REMOVE, region.offset + low - region.gpa, high - low)
+                self.written(low, high - low)
+                done += high - low
+        return done
+
     def close(self) -> None:
         """Gives the memory back; views handed out stay valid until they go themselves. The VM must be closed before."""
         if self._closed:

@@ -11,11 +11,12 @@ from types import ModuleType
 from typing import Any
 
 from kvmpy.devices.base import Device
+from kvmpy.devices.virtio.device import VirtioDevice
 from kvmpy.errors import ConfigError
 from kvmpy.irq import Line
 
 
-def make_device(spec: str) -> Device:
+def make_device(spec: str) -> Device | VirtioDevice:
     """The device that a specification names. ConfigError says what is wrong with it."""
     where, *assignments = spec.split(",")
     module_name, colon, class_name = where.rpartition(":")
@@ -25,7 +26,7 @@ def make_device(spec: str) -> Device:
     found = getattr(module, class_name, None)
     if found is None:
         raise ConfigError(f"--device {spec}: {module_name} has no {class_name}")
-    if not (inspect.isclass(found) and issubclass(found, Device)):
+    if not (inspect.isclass(found) and issubclass(found, (Device, VirtioDevice))):
         raise ConfigError(f"--device {spec}: {class_name} is not a kvmpy.Device")
     arguments = {}
     for assignment in assignments:
@@ -37,7 +38,7 @@ def make_device(spec: str) -> Device:
         inspect.signature(found).bind(**arguments)
     except TypeError as error:
         raise ConfigError(f"--device {spec}: {error}") from None
-    device: Device = found(**arguments)
+    device: Device | VirtioDevice = found(**arguments)
     return device
 
 
@@ -62,7 +63,7 @@ def _load(name: str, spec: str) -> ModuleType:
         raise ConfigError(f"--device {spec}: there is no module {name} in {here} or on the Python path") from None
 
 
-def _value(device: type[Device], name: str, text: str) -> Any:
+def _value(device: type[Any], name: str, text: str) -> Any:
     """Numbers in any notation, true and false, else text; a parameter annotated Line takes an interrupt number."""
     value: Any
     try:

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from kvmpy.devices.virtio.balloon import VirtioBalloon
 from kvmpy.devices.virtio.blk import VirtioBlk
+from kvmpy.devices.virtio.console import VirtioConsole
 from kvmpy.devices.virtio.mmio import VirtioMmio
 from kvmpy.devices.virtio.pci import VirtioPci
 from kvmpy.devices.virtio.rng import VirtioRng
+from kvmpy.host.capture import Capture
 from kvmpy.machine import Machine
-from kvmpy.verdicts import PowerOff
+from kvmpy.verdicts import PowerOff, Stopped
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "guests"
 SECONDS = 120
@@ -32,6 +35,24 @@ def needs(test: str) -> None:
     marker = CACHE / "initrd.tests"
     if not marker.exists() or test not in marker.read_text().split():
         pytest.skip("no Linux with this test in .cache/guests: make linux")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["pc", "micro"])
+def test_random_numbers_console_and_balloon(kind: str) -> None:
+    needs("small")
+    end, balloon = Capture(), VirtioBalloon(target=2048)
+    devices = [VirtioConsole(end, 100, 30), balloon, VirtioRng()]
+    with Machine("256M", machine=kind, backend="soft", devices=devices) as machine:
+        machine.load(CACHE / "vmlinuz", initrd=CACHE / "initrd.cpio.gz", append="console=ttyS0 kvmpy.test=small")
+        assert machine.run(SECONDS, until="say something on hvc0") == Stopped("until"), machine.serial.text
+        devices[0].resize(132, 43)
+        end.send("typed by the host\n")
+        assert machine.run(SECONDS, until="kvmpy-guest: all checks passed") == Stopped("until"), machine.serial.text
+        assert balloon.given == 2048 and balloon.reported > 1 << 20
+        assert isinstance(machine.run(SECONDS), PowerOff) and "output through hvc0" in end.text
+        balloon_events = {name for name in machine.events if "pages" in name or "reset" in name}
+        assert not balloon_events
 
 
 @pytest.mark.slow

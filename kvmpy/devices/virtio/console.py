@@ -19,6 +19,8 @@ EMERGENCY_WRITE = 1 << 2
 EMERGENCY = 8  # offset of emerg_wr
 CONFIG = struct.Struct("<HHII")  # columns, rows, ports (only with several), emergency write
 
+PIECE = 1 << 16
+"""Bytes of output copied at a time."""
 MOST_WAITING = 1 << 16
 """Bytes of input kept for a driver that gives no buffers; what comes beyond is dropped, with an event."""
 
@@ -67,7 +69,8 @@ class VirtioConsole(VirtioDevice):
 
     def _transmit(self, chain: Chain) -> int:
         for view in chain.readable:
-            self.end.write(bytes(view))
+            for at in range(0, len(view), PIECE):
+                self.end.write(bytes(view[at : at + PIECE]))
         return 0
 
     def _deliver(self) -> None:
