@@ -42,6 +42,9 @@ class Debugger(Protocol):
     def on_refused(self, seat: Seat, code: bytes) -> bool:
         """The backend could not execute an instruction, which begins with `code`."""
 
+    def on_reset(self) -> None:
+        """The machine has been reset, and its image loaded again."""
+
 
 class Loop:
     """Runs one VM. `run` may be called again after every verdict."""

@@ -358,6 +358,8 @@ class Machine:
         self._to_power_on()
         if self._boot is not None:
             self._boot()
+        if self.loop.debugger is not None:
+            self.loop.debugger.on_reset()
 
     def _to_power_on(self) -> None:
         for cpu in self.cpu:

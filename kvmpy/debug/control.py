@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kvmpy.debug.guest_memory import AddressSpace
 from kvmpy.debug.points import Hit, KvmPoints, Points, SoftPoints
 from kvmpy.exit_handlers import Seat
-from kvmpy.verdicts import Reset, Stopped, Verdict
+from kvmpy.verdicts import Stopped, Verdict
 
 if TYPE_CHECKING:
     from kvmpy.machine import Machine
@@ -78,6 +78,10 @@ class Control:
         self._hits.append((seat.index, hit))
         return True
 
+    def on_reset(self) -> None:
+        """Memory is new, the image loaded again."""
+        self.points.reinsert()
+
     # Called at rest.
 
     def run(
@@ -124,17 +128,9 @@ class Control:
                 return stop
 
     def reset(self) -> None:
-        """The machine at its power-on state, the image loaded again; breakpoints written into memory are put there again."""
-        points = list(self.points)
-        self.points.clear()
+        """The machine at its power-on state, the image loaded again."""
+        self._hits.clear()
         self.machine.reset()
-        for point in points:
-            self.points.add(point)
-
-
-def is_reset(verdict: Verdict) -> bool:
-    """The guest asked for a reset."""
-    return isinstance(verdict, Reset)
 
 
 _UNFINISHED = frozenset((2, 6))  # KVM_EXIT_IO, KVM_EXIT_MMIO

@@ -103,6 +103,9 @@ class Points:
         """Memory as the guest would see it: without what breakpoints have put there."""
         return data
 
+    def reinsert(self) -> None:
+        """The guest's memory is new: what was written into it is written again."""
+
     def _insert(self, point: Point) -> None:
         """The backend's part of `add`."""
 
@@ -190,6 +193,12 @@ class KvmPoints(Points):
         if sum(map(len, self._registers.values())) + len(pieces) > 4:
             raise PointError("the processor has four debug registers, and they are taken")
         return pieces
+
+    def reinsert(self) -> None:
+        memory = self._space().memory
+        for point, (gpa, _) in self._written.items():
+            self._written[point] = gpa, memory.read(gpa, 1)
+            memory.write(gpa, INT3)
 
     def _withdraw(self, point: Point) -> None:
         self._registers.pop(point, None)

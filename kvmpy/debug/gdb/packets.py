@@ -81,8 +81,8 @@ class Connection:
         self.socket = channel
         self.acknowledge = True
         self._buffer = bytearray()
-        self._packets: deque[bytes] = deque()
-        self._interrupts = 0
+        self._packets: deque[bytes | None] = deque()
+        """In the order of their coming; None is a Ctrl-C."""
         self._last = b""
 
     def fileno(self) -> int:
@@ -120,7 +120,7 @@ class Connection:
                 continue
             del buffer[0]
             if first == INTERRUPT:
-                self._interrupts += 1
+                self._packets.append(None)
             elif first == 0x2D and self._last and self.acknowledge:  # -
                 self._send(self._last)
 
@@ -136,16 +136,18 @@ class Connection:
         self._packets.append(content)
 
     def packet(self) -> bytes | None:
-        """The next packet's content, escapes still in it; None when there is none yet."""
-        return self._packets.popleft() if self._packets else None
-
-    def waiting(self) -> bool:
-        """A packet has arrived that nobody has taken."""
-        return bool(self._packets)
+        """The next packet's content, escapes still in it; None when there is none yet. A Ctrl-C before it means nothing any more."""
+        while self._packets:
+            content = self._packets.popleft()
+            if content is not None:
+                return content
+        return None
 
     def interrupted(self) -> bool:
-        """Ctrl-C has come since the last question."""
-        came, self._interrupts = self._interrupts > 0, 0
+        """Ctrl-C has come since the last packet that was taken."""
+        came = None in self._packets
+        if came:
+            self._packets = deque(content for content in self._packets if content is not None)
         return came
 
     # Out.

@@ -148,17 +148,18 @@ class GdbServer:
     def _serve(self, connection: Connection) -> Verdict | None:
         """A debugger's session; None: it has gone, and the guest runs on."""
         control = Control(self.machine)
+        session = None
         try:
             session = Session(control, connection, self.arch)
             return self._talk(connection, session)
         except Gone:
-            return None
+            verdict: Verdict | None = session.ended if session is not None else None
+            return verdict
         finally:
             control.release()
             self._drop()
 
     def _talk(self, connection: Connection, session: Session) -> Verdict | None:
-        verdict: Verdict | None = None
         while True:
             content = self._next(connection)
             if content is None:
@@ -169,20 +170,13 @@ class GdbServer:
                 connection.send(outcome.reply)
             if content == b"QStartNoAckMode":
                 connection.acknowledge = False
+            if outcome.resume is not None:
+                connection.send(session.stop_reply(self._resume(connection, session, outcome.resume)))
+            ended: Verdict | None = session.ended
             if outcome.end == "kill":
-                return verdict or Stopped("quit")
-            if outcome.end == "detach":
-                return verdict
-            if outcome.resume is None:
-                if not session.finished:
-                    verdict = None
-                continue
-            stop = self._resume(connection, session, outcome.resume)
-            connection.send(session.stop_reply(stop))
-            if session.finished:
-                verdict = stop.verdict
-                if not session.extended:
-                    return verdict
+                return ended or Stopped("quit")
+            if outcome.end == "detach" or (ended is not None and not session.extended):
+                return ended
 
     def _next(self, connection: Connection) -> bytes | None:
         """The next packet; None when time is up. Raises Gone."""
@@ -190,7 +184,6 @@ class GdbServer:
             content = connection.packet()
             if content is not None:
                 return content
-            connection.interrupted()  # the machine is at rest already
             left = self._left()
             if left == 0:
                 return None
@@ -202,7 +195,7 @@ class GdbServer:
         """Runs for the debugger. Raises Gone when it closes the connection meanwhile."""
         control = session.control
         session.forget()
-        watch = _Watch(self.machine, connection, lambda: self._listen(connection))
+        watch = _Watch(self.machine, connection, lambda: self._listen(connection), fired=connection.interrupted())
         with watch:
             if resume.inside is None:
                 stop = control.run(resume.steps, resume.only, timeout=self._left(), until=self._until)
@@ -229,8 +222,8 @@ class GdbServer:
 class _Watch:
     """A thread that waits on a socket while the machine runs, and stops the machine when `come` says so or the peer has gone."""
 
-    def __init__(self, machine: Machine, what: Any, come: Any) -> None:
-        self.fired = self.gone = False
+    def __init__(self, machine: Machine, what: Any, come: Any, *, fired: bool = False) -> None:
+        self.fired, self.gone = fired, False
         self._machine = machine
         self._what = what
         self._come = come

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from kvmpy.debug.control import Control, Stop
@@ -52,7 +52,6 @@ class Outcome:
     resume: Resume | None = None
     end: str = ""
     """ "detach" or "kill"."""
-    after: list[bytes] = field(default_factory=list)
 
 
 class Session:
@@ -66,16 +65,17 @@ class Session:
         self.extended = False
         self.swbreak = self.hwbreak = False
         self.physical = False
-        self.hold_interrupts = True
-        self.last = b"S05"
-        self.finished = False
-        """The run has ended for the debugger, which may restart it only."""
+        self.last = b""
+        """The stop reply that stands."""
+        self.ended: Any = None
+        """The verdict of a run that has ended for good."""
         self._final: Any = None
         self._layout: Layout | None = None
         self._thread_info: list[int] = []
         self.arch = "x86-64"
         self.set_arch(arch)
         self.monitor = Monitor(self)
+        self.last = self._stopped(SIGNAL_TRAP, 0)
 
     # Architecture.
 
@@ -158,7 +158,7 @@ class Session:
             self.say(f"kvmpy: {verdict}\n")
             self.last = self._stopped(SIGNAL_SEGV if isinstance(verdict, Crashed) else SIGNAL_STOP, stop.vcpu)
         else:
-            self.finished = True
+            self.ended = verdict
             self.last = b"W%02x" % self._status(verdict)
         return self.last
 
@@ -333,7 +333,7 @@ class Session:
     # Running.
 
     def _go(self, resume: Resume) -> Outcome:
-        if self.finished:
+        if self.ended is not None:
             return Outcome(self.last)
         return Outcome(resume=resume)
 
@@ -389,7 +389,7 @@ class Session:
     def reset(self) -> None:
         """The machine as it was loaded, stopped at its first instruction."""
         self.control.reset()
-        self.finished = False
+        self.ended = None
         self._final = None
         self.control.current = 0
         self.forget()

@@ -95,8 +95,11 @@ class Client:
 
     def __exit__(self, *exception: Any) -> None:
         self.socket.close()
-        self.machine.stop()
-        self._thread.join(10)
+        for _ in range(200):  # a stop before the run has begun is forgotten by it
+            if not self._thread.is_alive():
+                break
+            self.machine.stop()
+            self._thread.join(0.05)
 
     def end(self) -> Verdict | None:
         """Waits for the run's end."""
