@@ -18,7 +18,7 @@ from kvmpy.clock import HostClock, VirtualClock
 from kvmpy.cpu import Cpu
 from kvmpy.devices.base import Clock, Device
 from kvmpy.devices.virtio.device import VirtioDevice
-from kvmpy.errors import ConfigError, HostError
+from kvmpy.errors import ConfigError, HostError, ImageError
 from kvmpy.host.capture import Capture
 from kvmpy.host.chars import CharEnd, Null
 from kvmpy.host.images import DiskSpec, is_qcow2
@@ -400,12 +400,15 @@ class Machine:
 
     @property
     def symbols(self) -> Any:
-        """Names and source lines (kvmpy.debug.symbols.Symbols), of the loaded image where it is an ELF file; `add` takes more."""
+        """Names and source lines (kvmpy.debug.symbols.Symbols), of the loaded image as far as it tells; `add` takes more."""
         if self._symbols is None:
             module = importlib.import_module("kvmpy.debug.symbols")
             self._symbols = module.Symbols()
-            if self.image is not None and module.is_elf(self.image):
-                self._symbols.add(self.image)
+            if self.image is not None and module.has_symbols(self.image):
+                try:
+                    self._symbols.add(self.image)
+                except ImageError:
+                    pass  # nobody asked for this file's; a kernel's own table can be taken from memory later
         return self._symbols
 
     def symbol(self, name: str) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 from kvmpy.backend import Vcpu, Vm
 from kvmpy.debug.guest_memory import AddressSpace
 from kvmpy.errors import KvmpyError
+from kvmpy.kvm.probe import ask
 from kvmpy.native import lib
 
 INT3 = b"\xcc"
@@ -153,7 +154,8 @@ class SoftPoints(Points):
 class KvmPoints(Points):
     """KVM's: breakpoint instructions in guest memory, and DR0 to DR3 for the rest.
 
-    A breakpoint whose address is not mapped to writable memory takes a debug register.
+    A breakpoint whose address is not mapped to writable memory takes a debug register; so do all, while there are any, where
+    KVM runs kernel code in its instruction emulator, which may take a breakpoint instruction for the guest's own.
     """
 
     def __init__(self, vm: Vm, vcpus: list[Vcpu], space: Callable[[], AddressSpace]) -> None:
@@ -163,6 +165,7 @@ class KvmPoints(Points):
         self._written: dict[Point, tuple[int, bytes]] = {}
         self._registers: dict[Point, list[tuple[int, int, int]]] = {}
         self._block = lib.KVM_GUESTDBG_BLOCKIRQ if self._allowed(vm) & lib.KVM_GUESTDBG_BLOCKIRQ else 0
+        self._instructions = ask("cpl0_on_hardware")
         self._control: dict[int, int] = {}
         self._debug_registers: tuple[int, ...] = ()
 
@@ -171,7 +174,7 @@ class KvmPoints(Points):
         return int(vm.check_extension(lib.KVM_CAP_SET_GUEST_DEBUG2))
 
     def _insert(self, point: Point) -> None:
-        if point.kind == "software":
+        if point.kind == "software" and (self._instructions or self._taken() == 4):
             gpa = self._space().to_physical(point.address)
             if gpa is not None and self._space().memory.contains(gpa, 1, write=True):
                 memory = self._space().memory
@@ -190,7 +193,7 @@ class KvmPoints(Points):
             pieces.append((address, size, kind))
             address += size
             left -= size
-        if sum(map(len, self._registers.values())) + len(pieces) > 4:
+        if self._taken() + len(pieces) > 4:
             raise PointError("the processor has four debug registers, and they are taken")
         return pieces
 
@@ -208,6 +211,9 @@ class KvmPoints(Points):
             memory = self._space().memory
             if memory.contains(gpa, 1, write=True) and memory.read(gpa, 1) == INT3:  # the guest may have put something newer there
                 memory.write(gpa, before)
+
+    def _taken(self) -> int:
+        return sum(map(len, self._registers.values()))
 
     def _pieces_in_order(self) -> list[tuple[Point, tuple[int, int, int]]]:
         return [(point, piece) for point, pieces in self._registers.items() for piece in pieces]

@@ -12,7 +12,10 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
+from kvmpy.debug.kallsyms import NoTable, kernel_symbols, unpack_kernel
+from kvmpy.debug.symbol_elf import symbol_elf
 from kvmpy.errors import ImageError
+from kvmpy.memory import GuestMemory
 
 _MAP_LINE = re.compile(rb"([0-9a-fA-F]{1,16}) ([A-Za-z?-]) (\S+)")
 _CODE_TYPES = frozenset(("STT_FUNC", "STT_GNU_IFUNC", "STT_LOOS"))
@@ -43,13 +46,22 @@ class Line:
         return f"{self.file}:{self.line}"
 
 
-def is_elf(path: str) -> bool:
-    """True for a file that begins as ELF files do."""
+def _kernel_symbols(image: bytes) -> list[tuple[str, str, int]]:
+    """Of an ELF file without a symbol table: perhaps a stripped kernel's own."""
+    try:
+        return kernel_symbols(image)
+    except NoTable:
+        return []
+
+
+def has_symbols(path: str) -> bool:
+    """True for a file that may tell symbols without being asked to by name: ELF, or a Linux kernel."""
     try:
         with open(path, "rb") as file:
-            return file.read(4) == b"\x7fELF"
+            head = file.read(0x206)
     except OSError:
         return False
+    return head[:4] == b"\x7fELF" or head[0x202:] == b"HdrS"
 
 
 class SymbolFile:
@@ -63,11 +75,16 @@ class SymbolFile:
         self._lines: tuple[list[int], list[Line | None]] | None = None
         try:
             with open(path, "rb") as file:
-                head = file.read(4)
+                head = file.read(0x206)
                 file.seek(0)
-                self.elf = head == b"\x7fELF"
+                self.elf = head[:4] == b"\x7fELF"
                 if self.elf:
                     self._read_elf(ELFFile(file))
+                    if not self.symbols:
+                        file.seek(0)
+                        self._take(_kernel_symbols(file.read()))
+                elif head[0x202:] == b"HdrS":
+                    self._take(kernel_symbols(unpack_kernel(file.read())))
                 else:
                     self._read_map(file.read())
         except OSError as error:
@@ -87,13 +104,15 @@ class SymbolFile:
                 if symbol.name and kind in _KINDS and symbol["st_shndx"] != "SHN_UNDEF":
                     self.symbols.append(Symbol(symbol.name, self._move(symbol["st_value"]), symbol["st_size"], kind in _CODE_TYPES))
 
+    def _take(self, found: list[tuple[str, str, int]]) -> None:
+        self.symbols += [Symbol(name, self._move(address), 0, kind in "tTwW") for name, kind, address in found if kind not in "aAUw"]
+
     def _read_map(self, data: bytes) -> None:
         for row in data.splitlines():
             match = _MAP_LINE.match(row)
             if match:
                 address, kind, name = match.groups()
-                if kind not in b"Uw":
-                    self.symbols.append(Symbol(name.decode("ascii", "replace"), self._move(int(address, 16)), 0, kind in b"tTwW"))
+                self._take([(name.decode("ascii", "replace"), kind.decode(), int(address, 16))])
         if not self.symbols:
             raise ImageError(f"{self.path}: neither an ELF file nor a System.map")
 
@@ -160,6 +179,31 @@ class Symbols:
         self.files.append(file)
         self._dirty = True
         return file
+
+    def add_kernel(self, memory: GuestMemory) -> int:
+        """Takes the symbol table of a Linux kernel that runs, wherever it lies in RAM (KASLR is in its addresses already); gives the
+        number of symbols. Raises ImageError where none is found."""
+        for gpa, size in memory.ram_ranges():
+            for view in memory.views(gpa, size):
+                found = _kernel_symbols(bytes(view))
+                if found:
+                    self.add_list("kernel in memory", found)
+                    return len(found)
+        raise ImageError("no Linux kernel's symbol table is in memory")
+
+    def add_list(self, name: str, found: list[tuple[str, str, int]]) -> None:
+        """Takes symbols by name, nm's type letter and address."""
+        file = SymbolFile.__new__(SymbolFile)
+        file.path, file.offset, file.elf, file.symbols, file._lines = name, 0, False, [], None
+        file._take(found)
+        self.files.append(file)
+        self._dirty = True
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes all symbols as an ELF file without code, for a debugger's `symbol-file`."""
+        self._sort()
+        with open(path, "wb") as out:
+            out.write(symbol_elf(self._sorted))
 
     def _sort(self) -> None:
         if not self._dirty:

@@ -155,6 +155,18 @@ class Monitor:
             address = address + length & (1 << 64) - 1
         return "\n".join(lines)
 
+    def kallsyms(self, _: list[str]) -> str:
+        """Symbols of the Linux kernel in the guest's memory."""
+        return f"{self.session.machine.symbols.add_kernel(self.session.machine.memory)} symbols"
+
+    def symbol(self, words: list[str]) -> str:
+        """The address of a name, or the name of an address."""
+        if len(words) != 1:
+            raise Usage("NAME|ADDRESS")
+        symbols = self.session.machine.symbols
+        found = symbols.address(words[0])
+        return f"{found:#x}" if found is not None else str(symbols.where(self._number(words[0])))
+
     # What is set.
 
     def physical(self, words: list[str]) -> str:
@@ -218,6 +230,8 @@ _COMMANDS: dict[str, tuple[Command, str, str]] = {
     "info exits": (Monitor.exits, "", "exits by reason, accesses that nobody answered"),
     "info points": (Monitor.points, "", "break- and watchpoints in force"),
     "walk": (Monitor.walk, "ADDRESS", "page walk of an address or symbol"),
+    "symbol": (Monitor.symbol, "NAME|ADDRESS", "an address by name, a name by address"),
+    "kallsyms": (Monitor.kallsyms, "", "take the symbols of the Linux kernel in memory (after it has been unpacked)"),
     "disas": (Monitor.disassemble, "[COUNT] [ADDRESS]", "instructions as the CPU's present mode decodes them"),
     "phys": (Monitor.physical, "[on|off]", "memory commands take physical addresses"),
     "arch": (Monitor.arch, "[auto|x86-64|i386|i8086]", "which architecture's registers GDB is shown"),

@@ -70,7 +70,7 @@ def test_vector_and_x87_registers(client: Client) -> None:
     go_to(client, "user_start")
     from kvmpy.debug.gdb.registers import Layout
 
-    layout = Layout("x86-64", avx=client.machine.loop.debugger is not None and client.ask("qXfer:features:read:target.xml:0,4000").find("avx") > 0)
+    layout = Layout("x86-64", avx="i386.avx" in client.ask("qXfer:features:read:target.xml:0,4000"))
     for name in ("xmm0", "xmm15", "ymm3h", "st0", "st7"):
         number, size = layout.numbers[name], layout.fields[layout.numbers[name]].size
         value = bytes(range(1, size + 1)).hex()
@@ -150,19 +150,19 @@ def test_many_points(client: Client) -> None:
 
 def test_interrupt_detach_and_the_guest_runs_on(client: Client) -> None:
     go_to(client, "user_loop")
-    client.ask("M%x,4:00000080" % client.machine.symbol("counter"))
+    client.ask(f"M{client.machine.symbol('counter'):x},4:00000080")
     client.send("vCont;c")
     time.sleep(0.3)
     client.interrupt()
     assert client.receive().startswith(b"T02")
-    client.ask("M%x,4:00000000" % client.machine.symbol("counter"))
+    client.ask(f"M{client.machine.symbol('counter'):x},4:00000000")
     assert client.ask("D") == "OK"
     assert client.end() == GuestExit(21)
 
 
 def test_an_interrupt_at_once_is_not_lost(client: Client) -> None:
     go_to(client, "user_loop")
-    client.ask("M%x,4:00000080" % client.machine.symbol("counter"))
+    client.ask(f"M{client.machine.symbol('counter'):x},4:00000080")
     for _ in range(5):
         client.socket.sendall(b"$vCont;c#a8\x03")
         assert client.receive().startswith(b"T02")
@@ -217,7 +217,8 @@ def test_monitor_commands(client: Client) -> None:
     for command, text in {
         "help": "info tlb", "info registers": "64-bit, CPL 3", "info mem": "urwx", "info tlb": "2 MiB pages", "info tlb all": "2 MiB",
         "info pic": "8259 master", "info lapic": "xAPIC", "info mtree": "COM1", "info exits": "io", "info points": "none",
-        "info mode": "user_start", "walk user_start": "0x7d", "walk 0x400000": "not mapped", "disas 2": "user_start", "disas 1 0x7c00": "7c00",
+        "info mode": "user_start", "walk user_start": "0x7d", "walk 0x400000": "not mapped", "disas 2": "user_start",
+        "disas 1 0x7c00": "7c00", "symbol user_start": "0x7d", "symbol": "usage", "kallsyms": "no Linux kernel",
         "arch": "x86-64", "linear": "CS.base", "nonsense": "unknown command", "walk": "usage", "disas x": "usage", "phys maybe": "usage",
     }.items():  # fmt: skip
         assert text in client.monitor(command), command
@@ -263,15 +264,17 @@ def test_checksums_and_acknowledgements(machine: Machine) -> None:
 
 
 HOSTILE = [
-    "", "g1", "G", "Gzz", "G00", "p", "pzz", "pffffffffffffffff", "P", "P=", "P0=", "P0=z", "m", "m1", "m1,", "m,1", "m-1,1", "m1,ffffffffffffffff",
-    "mffffffffffffffff,ffff", "M", "M0", "M0,0", "M0,0:", "M0,1:zz", "X", "X0,1:", "X0,1:}", "Xffffffffffffffff,2:ab", "Z", "Z0", "Z0,", "Z0,0",
-    "Z9,0,1", "Z2,0,ffffffffffffffff", "Z2,0,0", "z0,0,1", "zz", "H", "Hg", "Hgffffff", "Hgz", "T", "Tz", "T0", "vCont", "vCont;", "vCont;x",
-    "vCont;c:9", "vCont;s:z", "vCont;r:1", "vCont;r1:1", "vCont;rz,1:1", "vRun", "vFile:open:", "vMustReplyEmpty", "v", "q", "qRcmd", "qRcmd,",
-    "qRcmd,zz", "qRcmd,ff", "qXfer", "qXfer:features:read:", "qXfer:features:read:target.xml:", "qXfer:features:read:target.xml:z,1",
-    "qXfer:features:read:../../etc/passwd:0,100", "qXfer:features:write:target.xml:0:", "qXfer:threads:read::ffffffff,1", "qSearch", "qSearch:memory:",
-    "qSearch:memory:0;0;", "qSearch:memory:0;ffffffffffffffff;a", "qSearch:memory:z;1;a", "qCRC:", "qCRC:0,ffffffffffffff", "qThreadExtraInfo,",
-    "qThreadExtraInfo,99", "Q", "Qqemu.PhyMemMode:", "Qqemu.PhyMemMode:z", "QStartNoAckMode:", "C", "Cxx;z", "s z", "cz", "\xff\xfe", "b", "R",
-    "qRcmd," + b"info tlb \xff".hex(), "qRcmd," + b"walk -1".hex(), "qRcmd," + b"disas 99999999999 0".hex(), "qRcmd," + b"disas 5 0xffffffffffffffff".hex(),
+    "", "g1", "G", "Gzz", "G00", "p", "pzz", "pffffffffffffffff", "P", "P=", "P0=", "P0=z", "m", "m1", "m1,", "m,1", "m-1,1",
+    "m1,ffffffffffffffff", "mffffffffffffffff,ffff", "M", "M0", "M0,0", "M0,0:", "M0,1:zz", "X", "X0,1:", "X0,1:}",
+    "Xffffffffffffffff,2:ab", "Z", "Z0", "Z0,", "Z0,0", "Z9,0,1", "Z2,0,ffffffffffffffff", "Z2,0,0", "z0,0,1", "zz", "H", "Hg",
+    "Hgffffff", "Hgz", "T", "Tz", "T0", "vCont", "vCont;", "vCont;x", "vCont;c:9", "vCont;s:z", "vCont;r:1", "vCont;r1:1",
+    "vCont;rz,1:1", "vRun", "vFile:open:", "vMustReplyEmpty", "v", "q", "qRcmd", "qRcmd,", "qRcmd,zz", "qRcmd,ff", "qXfer",
+    "qXfer:features:read:", "qXfer:features:read:target.xml:", "qXfer:features:read:target.xml:z,1",
+    "qXfer:features:read:../../etc/passwd:0,100", "qXfer:features:write:target.xml:0:", "qXfer:threads:read::ffffffff,1", "qSearch",
+    "qSearch:memory:", "qSearch:memory:0;0;", "qSearch:memory:0;ffffffffffffffff;a", "qSearch:memory:z;1;a", "qCRC:",
+    "qCRC:0,ffffffffffffff", "qThreadExtraInfo,", "qThreadExtraInfo,99", "Q", "Qqemu.PhyMemMode:", "Qqemu.PhyMemMode:z",
+    "QStartNoAckMode:", "C", "Cxx;z", "s z", "cz", "\xff\xfe", "b", "R", "qRcmd," + b"info tlb \xff".hex(), "qRcmd," + b"walk -1".hex(),
+    "qRcmd," + b"disas 99999999999 0".hex(), "qRcmd," + b"disas 5 0xffffffffffffffff".hex(),
 ]  # fmt: skip
 
 
