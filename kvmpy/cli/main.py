@@ -32,6 +32,9 @@ def build_parser() -> argparse.ArgumentParser:
         "Asks this host's KVM by running small guests; tells which backend --backend auto takes and why, and the CPU models."
     ))
     info.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    from kvmpy.cli.image_parser import add_parser
+
+    add_parser(commands)
     return parser
 
 
@@ -88,6 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = build_parser().parse_args(argv)
         if arguments.command == "run":
             from kvmpy.cli.run import run as command
+        elif arguments.command == "image":
+            from kvmpy.cli.image import image as command
         else:
             from kvmpy.cli.info import info as command
         code = command(arguments)
