@@ -1,4 +1,4 @@
-# make run: set-up and a first guest.  make test, lint, bench, sanitize, linux, oracle, clean: see README.md.
+# make run: set-up and a first guest.  make test, lint, bench, sanitize, fuzz, linux, oracle, clean: see README.md.
 .DEFAULT_GOAL := run
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
@@ -25,7 +25,7 @@ GLUE_O    = $(patsubst kvmpy/%.c,$(NATIVE_OBJ)/%.o,$(GLUE_C))
 INC      := $(sort $(wildcard kvmpy/abi/*.inc kvmpy/kvm/*.inc))
 BLOBS    :=
 
-.PHONY: run setup test lint bench sanitize linux oracle clean native blobs firmware guests headers
+.PHONY: run setup test lint bench sanitize fuzz linux oracle clean native blobs firmware guests headers
 
 # --- firmware and guests: their fragments add files to BLOBS (kvmpy/blobs/NAME) and give the rules --------------
 -include firmware/build.mk
@@ -126,6 +126,16 @@ sanitize: setup
 	@KVMPY_NATIVE=$(CURDIR)/build/sanitize/_native.abi3.so LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0:handle_segv=0:allow_user_segv_handler=1 PYTHONMALLOC=malloc \
 	  $(VENV)/bin/python -m pytest -q -rs -p no:cacheprovider $(SAN_TESTS) $(PYTEST_ARGS)
+
+# Random programs in random states under the sanitizers; build/fuzz-case tells the number of a case that broke the process.
+FUZZ_SECONDS ?= 300
+FUZZ_ARGS ?= --first $$RANDOM$$RANDOM --seconds $(FUZZ_SECONDS)
+fuzz: setup
+	@mkdir -p build/sanitize
+	@$(MAKE) --no-print-directory native NATIVE=build/sanitize/_native.abi3.so NATIVE_OBJ=build/sanitize OPT="-O1 $(SAN)" LDFLAGS="$(SAN)"
+	@KVMPY_NATIVE=$(CURDIR)/build/sanitize/_native.abi3.so LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0:handle_segv=0:allow_user_segv_handler=1 PYTHONMALLOC=malloc \
+	  $(VENV)/bin/python -m tests.fuzz.core_fuzz $(FUZZ_ARGS)
 
 linux: setup
 	@$(VENV)/bin/python -m tests.guests_fetch

@@ -249,3 +249,27 @@ def test_closed(make: Make) -> None:
     for call in (guest.vm.run, guest.vcpu.run, guest.vcpu.get_regs, guest.vm.now):
         with pytest.raises(HostError, match="closed"):
             call()
+
+
+def test_a_handler_that_faults_at_once_does_not_stop_time(make):
+    """UD2 with a vector that points at itself retires nothing; deadlines and kicks still come."""
+    guest = make(b"\x0f\x0b")
+    guest.put(6 * 4, (0x8000).to_bytes(4, "little"))
+    guest.vm.set_deadline(50_000)
+    guest.vm.run()
+    assert guest.vcpu.record.exit_reason == lib.KVM_EXIT_INTR
+    assert 50_000 <= guest.vm.now() < 60_000
+
+
+def test_the_l_bit_of_cs_is_not_told_outside_long_mode(make):
+    """A far jump in legacy mode may load a 64-bit descriptor; KVM_SET_SREGS would refuse what it leaves in CS."""
+    guest = make(b"\xea\x07\x80\x00\x00\x08\x00\xf4", mode="protected")  # jmp 8:8007h; hlt
+    guest.put(0x500, bytes(8) + (0x00AF9B000000FFFF).to_bytes(8, "little"))
+    sregs = guest.vcpu.get_sregs()
+    sregs.gdt.base, sregs.gdt.limit = 0x500, 15
+    guest.vcpu.set_sregs(sregs)
+    guest.vm.run()
+    assert guest.vcpu.record.exit_reason == lib.KVM_EXIT_HLT
+    sregs = guest.vcpu.get_sregs()
+    assert (sregs.cs.selector, sregs.cs.l) == (8, 0)
+    guest.vcpu.set_sregs(sregs)

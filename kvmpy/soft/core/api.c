@@ -251,6 +251,8 @@ int kp_vcpu_get_sregs(Cpu *c, struct kvm_sregs *s)
     memset(s, 0, sizeof *s);
     s->cs = c->seg[SEG_CS]; s->ds = c->seg[SEG_DS]; s->es = c->seg[SEG_ES];
     s->fs = c->seg[SEG_FS]; s->gs = c->seg[SEG_GS]; s->ss = c->seg[SEG_SS];
+    if (!(c->efer & EFER_LMA))
+        s->cs.l = 0; /* means nothing there, and neither backend takes it back (as KVM) */
     s->tr = c->seg[SEG_TR]; s->ldt = c->seg[SEG_LDTR];
     s->gdt = c->gdt; s->idt = c->idt;
     s->cr0 = c->cr0; s->cr2 = c->cr2; s->cr3 = c->cr3; s->cr4 = c->cr4;

@@ -16,6 +16,7 @@
 
 #define SLICE 8192        /* instructions between looks at timers, kicks and user space */
 #define SLICE_SHARED 2048 /* the same where several vCPUs take turns */
+#define EVENTS 1024       /* deliveries after which a slice ends: a handler that faults at once retires nothing, yet time goes on */
 #define VISIT_NS 20000000 /* control goes back to Python this often, for its signals */
 
 void unwind(Cpu *c, int why) { _longjmp(c->run->unwind, why); }
@@ -233,6 +234,10 @@ static void deliver(Cpu *c, int vector, int kind, bool has_error, uint32_t error
     r->delivering = -1;
     forget_accesses(c);
     c->stat[kind == EVENT_EXTERNAL ? STAT_INTERRUPTS : STAT_EXCEPTIONS]++;
+    if (++c->vm->deliveries % EVENTS == 0) {
+        c->vm->virtual_skip += EVENTS;
+        c->vm->timers_changed = true;
+    }
 }
 
 static void debug_trap(Cpu *c, uint64_t dr6)

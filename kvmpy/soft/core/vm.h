@@ -27,7 +27,8 @@ struct KpVm {
     uint64_t deadline;  /* of user space (kp_vm_set_deadline), or NEVER */
     uint64_t clock_base; /* host clock at creation, ns */
     uint64_t first_tsc, first_ns, slice_tsc, slice_ns, ns_per_tsc, last_ns; /* host time by the host's TSC, see run.c */
-    uint64_t virtual_skip; /* ns that virtual time jumped over while all vCPUs slept */
+    uint64_t virtual_skip; /* ns of virtual time without instructions: all vCPUs slept, or events were delivered */
+    uint64_t deliveries;   /* events delivered, of all vCPUs */
     uint64_t retired;   /* instructions of all vCPUs */
     uint32_t turn;      /* vCPU whose turn it is */
     int64_t turn_left;  /* instructions left of it; a kick does not end a turn, so that host time decides nothing under virtual time */
