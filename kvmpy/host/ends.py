@@ -99,7 +99,7 @@ class UnixSocket(_Pumped):
         self.path = path
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
-            _remove_stale(path)
+            remove_stale(path)
             self._listener.bind(path)
             self._listener.listen(1)
         except OSError as error:
@@ -116,7 +116,7 @@ class UnixSocket(_Pumped):
                 os.unlink(self.path)
 
 
-def _remove_stale(path: str) -> None:
+def remove_stale(path: str) -> None:
     """Removes a socket that nobody listens on any more; leaves anything else to make bind fail."""
     with contextlib.suppress(OSError):
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
