@@ -1,7 +1,7 @@
-/* oracle [-n COUNT] [-s SEED] [-a] [-f] [ID...]: compares COUNT random cases of each vector instruction (-a: of every user-mode
-   instruction that does not jump; ID: of the lines whose id starts so; -f: with the portable FMA). Prints what differs; exits
-   with 1 where anything does. */
-#include <cpuid.h>
+/* oracle [-n COUNT] [-q SEQUENCES] [-s SEED] [-f] [-l] [-r FILE] [ID...]: compares COUNT random cases of each instruction that
+   can be compared (ID: of the lines whose id starts so), then SEQUENCES of several of them. -f: with the portable FMA; -r: the
+   recorded cases of a file instead; -l: lists the lines that cannot be compared. Prints what differs; exits with 1 where
+   anything does. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -9,153 +9,202 @@
 #include "oracle.h"
 #include "vec_fp.h"
 
-static const struct { uint32_t leaf, reg, bit; } feature_bits[] = {
-#define FEATURE(name, leaf, reg, bit) {leaf, reg, bit},
-#include "feature.def"
-#undef FEATURE
-};
+static Cpu *c;
+static State before, core, host;
+static Case test;
+static unsigned compared, failures;
 
-static bool host_has(unsigned feature)
+static const char *mode_name(const Case *t)
 {
-    uint32_t r[4];
-    if (feature == FEAT_ALWAYS)
+    static char name[32];
+    snprintf(name, sizeof name, "%u-bit, %s", t->bits, t->how == DIRECT ? "alone" : t->how == BLOCKS ? "in blocks" : "by steps");
+    return name;
+}
+
+/* Both sides; true where they agree. */
+static bool agree(bool print)
+{
+    core = host = before;
+    native_run(&test, &host);
+    core_run(c, &test, &core);
+    compared++;
+    if (exempt(&core, &host, &test) || !differences(&core, &host, &test, false))
         return true;
-    uint32_t leaf = feature_bits[feature].leaf, subleaf = leaf == 0x1000d; /* subleaf 1 of leaf 0xD, see feature.def */
-    return __get_cpuid_count(subleaf ? 0xd : leaf, subleaf, &r[0], &r[1], &r[2], &r[3]) &&
-           r[feature_bits[feature].reg] >> feature_bits[feature].bit & 1;
-}
-
-static unsigned differences(const State *core, const State *host, const InsnInfo *info, bool print)
-{
-    unsigned count = 0;
-#define DIFFER(...) do { count++; if (print) printf("    " __VA_ARGS__); } while (0)
-    if (core->vector != host->vector)
-        DIFFER("fault: core %d host %d\n", core->vector, host->vector);
-    if (core->rip != host->rip)
-        DIFFER("rip: core %#lx host %#lx\n", core->rip, host->rip);
-    for (unsigned n = 0; n < 16; n++)
-        if (core->gpr[n] != host->gpr[n])
-            DIFFER("gpr %u: core %016lx host %016lx\n", n, core->gpr[n], host->gpr[n]);
-    uint64_t mask = (FL_OSZAPC | FL_DF) & ~(uint64_t)info->flags_undefined;
-    if ((core->rflags ^ host->rflags) & mask)
-        DIFFER("flags: core %04lx host %04lx\n", core->rflags & mask, host->rflags & mask);
-    for (unsigned n = 0; n < 16; n++)
-        if (memcmp(&core->ymm[n], &host->ymm[n], 32))
-            for (int k = 3; k >= 0; k--)
-                if (core->ymm[n].u64[k] != host->ymm[n].u64[k])
-                    DIFFER("ymm %u[%d]: core %016lx host %016lx\n", n, k, core->ymm[n].u64[k], host->ymm[n].u64[k]);
-    if (core->mxcsr != host->mxcsr)
-        DIFFER("mxcsr: core %04x host %04x\n", core->mxcsr, host->mxcsr);
-    for (unsigned n = 0; n < 8; n++)
-        if (core->mant[n] != host->mant[n] || core->se[n] != host->se[n])
-            DIFFER("x87 %u: core %04x %016lx host %04x %016lx\n", n, core->se[n], core->mant[n], host->se[n], host->mant[n]);
-    if (core->control != host->control || core->status != host->status || core->tag != host->tag)
-        DIFFER("x87: core %04x %04x %02x host %04x %04x %02x\n", core->control, core->status, core->tag, host->control,
-               host->status, host->tag);
-    if (memcmp(core->data, host->data, DATA_BYTES))
-        for (unsigned k = 0; k < DATA_BYTES; k += 8)
-            if (memcmp(core->data + k, host->data + k, 8)) {
-                uint64_t x, y;
-                memcpy(&x, core->data + k, 8);
-                memcpy(&y, host->data + k, 8);
-                DIFFER("memory +%x: core %016lx host %016lx\n", k, x, y);
-            }
-    return count;
-}
-
-/* Where processors differ by vendor, or a sequence of operations stops at an unmasked exception. */
-static bool exempt(State *core, State *host, const InsnInfo *info)
-{
-    bool refused = core->vector == EXC_GP && host->vector < 0;
-    if (core->vector == EXC_GP && host->vector != EXC_GP && info->feature == FEAT_SHA)
-        return true; /* AMD's take operands of any alignment */
-    if (refused && host->mxcsr & ~MXCSR_VALID)
-        return true; /* AMD's have MXCSR.MM */
-    if (core->vector == EXC_XM && host->vector == EXC_XM && strstr(info->mnemonic, "dpp"))
-        core->mxcsr = host->mxcsr; /* flags of the products and of the sums */
-    if (core->vector == EXC_XM && host->vector == EXC_XM && host->mxcsr & ~host->mxcsr >> 7 & (MXCSR_UE | MXCSR_OE))
-        core->mxcsr = (core->mxcsr & ~MXCSR_PE) | (host->mxcsr & MXCSR_PE); /* exact were it not for the bounded exponent */
+    if (print) {
+        for (unsigned n = 0; n < test.count; n++)
+            printf("%s%s (%s)", n ? ", " : "", insn_table[test.id[n]].name, insn_table[test.id[n]].operands);
+        printf(": %s\n", mode_name(&test));
+        print_case(&test, &before);
+        differences(&core, &host, &test, true);
+    }
     return false;
 }
 
-static bool wanted(unsigned id, bool all, char **names, int count)
+static void seed_case(uint64_t seed, uint64_t a, uint64_t b)
+{
+    rnd_seed(seed * 1000003 + a * 7919 + b * 104729);
+    for (unsigned k = 0; k < 8; k++)
+        rnd();
+}
+
+static unsigned choose_bits(const InsnInfo *info)
+{
+    unsigned kind = pick(8), bits = kind < 4 ? 64 : kind < 6 ? 32 : 16;
+    for (unsigned n = 0; n < 3; n++) {
+        if (!info || line_in_mode(info, bits))
+            if (bits == 64 || native_modes & (bits == 32 ? 1 : 2))
+                return bits;
+        bits = bits == 64 ? 32 : bits == 32 ? 16 : 64;
+    }
+    return 0;
+}
+
+static bool wanted(const InsnInfo *info, char **names, int count)
+{
+    for (int n = 0; n < count; n++)
+        if (!strncmp(info->name, names[n], strlen(names[n])))
+            return true;
+    return count == 0;
+}
+
+/* COUNT cases of a line; false: there were none. */
+static bool run_line(unsigned id, unsigned count, uint64_t seed)
 {
     const InsnInfo *info = &insn_table[id];
-    if (count > 0) {
-        for (int n = 0; n < count; n++)
-            if (!strncmp(info->name, names[n], strlen(names[n])))
-                return true;
-        return false;
+    unsigned bad = 0, made = 0, missed = 0;
+    for (unsigned n = 0; n < count; n++) {
+        seed_case(seed, n, id);
+        test.bits = choose_bits(info);
+        if (!test.bits)
+            return false;
+        test.how = pick(2) ? BLOCKS : pick(3) ? DIRECT : STEPS;
+        core_mode(c, test.bits);
+        if (!generate(c, id, &test, &before)) {
+            missed++;
+            continue;
+        }
+        made++;
+        bad += !agree(bad < 2);
     }
-    if (info->attributes & (A_NOTEST | A_END | A_CPL0 | A_IO | A_JUMP | A_CALL | A_RET))
-        return false;
-    if ((info->key & K_NO64) == K_NO64)
-        return false;
-    return all || info->attributes & A_VEC;
+    if (bad)
+        printf("%s: %u of %u cases differ\n", info->name, bad, made);
+    if (missed > count / 4)
+        printf("%s: no encoding found in %u of %u cases\n", info->name, missed, count);
+    failures += bad != 0 || missed > count / 4;
+    return made;
+}
+
+static void run_sequences(unsigned count, uint64_t seed)
+{
+    static uint16_t ids[3][INSN_COUNT];
+    unsigned ids_count[3] = {0}, bad = 0;
+    for (unsigned k = 0; k < 3; k++)
+        for (unsigned id = 0; id < INSN_COUNT; id++)
+            if (line_in_sequence(&insn_table[id]) && line_in_mode(&insn_table[id], 64 >> k)) {
+                ids[k][ids_count[k]++] = (uint16_t)id;
+                for (unsigned more = insn_table[id].attributes & (A_VEC | A_X87) ? 0 : 3; more && ids_count[k] < INSN_COUNT; more--)
+                    if (ids_count[k] < INSN_COUNT && !pick(3))
+                        ids[k][ids_count[k]++] = (uint16_t)id;
+            }
+    for (unsigned n = 0; n < count; n++) {
+        seed_case(seed, n, INSN_COUNT + 1);
+        test.bits = choose_bits(NULL);
+        test.how = pick(8) ? BLOCKS : STEPS;
+        core_mode(c, test.bits);
+        unsigned k = test.bits == 64 ? 0 : test.bits == 32 ? 1 : 2;
+        if (generate_sequence(c, ids[k], ids_count[k], &test, &before))
+            bad += !agree(bad < 10);
+    }
+    if (bad)
+        printf("%u of %u sequences differ\n", bad, count);
+    failures += bad;
+}
+
+static const Cpu *in_mode(unsigned bits)
+{
+    core_mode(c, bits);
+    return c;
+}
+
+static int run_recorded(const char *path)
+{
+    static char line[4096];
+    unsigned number = 0, skipped = 0;
+    FILE *f = fopen(path, "r");
+    if (!f)
+        return -1;
+    while (fgets(line, sizeof line, f)) {
+        number++;
+        if (line[0] == '#' || line[0] == '\n')
+            continue;
+        if (!parse_case(line, in_mode, &test, &before)) {
+            printf("%s:%u: no case\n", path, number);
+            failures++;
+            continue;
+        }
+        bool here = test.bits == 64 || native_modes & (test.bits == 32 ? 1 : 2);
+        for (unsigned n = 0; n < test.count; n++)
+            here = here && line_comparable(&insn_table[test.id[n]]);
+        if (!here) {
+            skipped++;
+            continue;
+        }
+        for (test.how = test.count == 1 ? DIRECT : BLOCKS; test.how <= STEPS; test.how++)
+            if (!agree(true)) {
+                printf("%s:%u differs\n", path, number);
+                failures++;
+            }
+    }
+    fclose(f);
+    printf("%u recorded cases compared, %u not possible here, %u failures\n", compared, skipped, failures);
+    return 0;
 }
 
 int main(int argc, char **argv)
 {
-    unsigned count = 100, failed = 0, compared = 0, lines = 0, absent = 0;
+    unsigned count = 100, sequences = 0, lines = 0, absent = 0;
     uint64_t seed = 1;
-    bool all = false;
-    for (int option; (option = getopt(argc, argv, "n:s:af")) != -1;) {
-        if (option == 'n')
-            count = (unsigned)atoi(optarg);
-        else if (option == 's')
-            seed = strtoull(optarg, NULL, 0);
-        else if (option == 'a')
-            all = true;
-        else if (option == 'f')
-            fma_on_host = 0;
-        else
-            return 2;
+    bool list = false;
+    const char *recorded = NULL;
+    for (int option; (option = getopt(argc, argv, "n:q:s:flr:")) != -1;) {
+        switch (option) {
+        case 'n': count = (unsigned)atoi(optarg); break;
+        case 'q': sequences = (unsigned)atoi(optarg); break;
+        case 's': seed = strtoull(optarg, NULL, 0); break;
+        case 'f': fma_on_host = 0; break;
+        case 'l': list = true; break;
+        case 'r': recorded = optarg; break;
+        default: return 2;
+        }
     }
-    Cpu *c = core_open();
+    c = core_open();
     if (!c || native_open()) {
         fprintf(stderr, "the oracle cannot map its memory\n");
         return 2;
     }
-    static State before, core, host;
+    if (recorded) {
+        if (run_recorded(recorded)) {
+            perror(recorded);
+            return 2;
+        }
+        return failures != 0;
+    }
     for (unsigned id = 0; id < INSN_COUNT; id++) {
         const InsnInfo *info = &insn_table[id];
-        if (!wanted(id, all, argv + optind, argc - optind))
-            continue;
-        if (!host_has(info->feature)) {
-            absent++;
+        bool comparable = line_comparable(info);
+        if (list && !comparable)
+            printf("%s %s\n", info->attributes & A_NOTEST ? "system" : "absent", info->name);
+        if (list || !comparable || !wanted(info, argv + optind, argc - optind)) {
+            absent += !comparable && !(info->attributes & A_NOTEST);
             continue;
         }
-        lines++;
-        unsigned bad = 0;
-        for (unsigned n = 0; n < count; n++) {
-            uint8_t bytes[32] = {0};
-            rnd_seed(seed * 1000003 + n * 7919 + (uint64_t)id * 104729);
-            for (unsigned k = 0; k < 8; k++)
-                rnd();
-            unsigned length = generate(c, id, bytes, &before);
-            if (!length) {
-                printf("%s: no encoding found\n", info->name);
-                bad++;
-                break;
-            }
-            core = host = before;
-            native_run(bytes, length, &host);
-            core_run(c, bytes, length, &core);
-            compared++;
-            if (exempt(&core, &host, info) || !differences(&core, &host, info, false))
-                continue;
-            if (bad++ < 2) {
-                printf("%s (%s): case %u, mxcsr %04x, bytes", info->name, info->operands, n, before.mxcsr);
-                for (unsigned k = 0; k < length; k++)
-                    printf(" %02x", bytes[k]);
-                printf("\n");
-                differences(&core, &host, info, true);
-            }
-        }
-        if (bad)
-            printf("%s: %u of %u cases differ\n", info->name, bad, count);
-        failed += bad != 0;
+        lines += run_line(id, count, seed);
     }
-    printf("%u lines, %u cases compared, %u lines differ, %u lines are not on this host\n", lines, compared, failed, absent);
-    return failed != 0;
+    if (list)
+        return 0;
+    if (sequences)
+        run_sequences(sequences, seed);
+    printf("%u of %u lines, %u cases compared, %u failures, %u lines are not on this host, modes 64%s%s\n", lines, (unsigned)INSN_COUNT,
+           compared, failures, absent, native_modes & 1 ? " 32" : "", native_modes & 2 ? " 16" : "");
+    return failures != 0;
 }

@@ -1,13 +1,32 @@
-/* One instruction on the core: a vCPU in 64-bit user mode with the data's pages mapped, the rest not present. */
+/* A case on the core: a vCPU in user mode with the pages of oracle.h mapped, the rest not present. Faults and the breakpoint
+   behind the code go through an IDT to handlers that halt, so that the run loop, its blocks and the delivery of exceptions are
+   part of what is compared; or the handler of a single instruction is called by itself. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 
 #include "oracle.h"
 #include "run.h"
 
-#define TABLES_BYTES 0x10000u
+/* The system's memory: page tables, descriptor tables, handlers, stack; for the supervisor alone. */
+#define SYSTEM 0x20100000ull
+#define SYSTEM_BYTES 0x10000u
+#define S_PML4 0x1000u
+#define S_PDPT 0x2000u
+#define S_PD 0x3000u
+#define S_PT 0x4000u
+#define S_GDT 0x5000u
+#define S_TSS 0x5800u
+#define S_IDT 0x6000u
+#define S_HANDLERS 0x7000u /* sixteen bytes each */
+#define S_STACK 0x9000u    /* its top */
 #define GPA_DATA 0x100000u
+#define GPA_CODE 0x200000u
+#define GPA_COUNTER 0x300000u
 
-static uint8_t *tables, *data;
+static uint8_t *tables, *data, *code, *counter;
+static KpVm *machine;
 
 static const Insn *stop(Cpu *c, const Insn *i)
 {
@@ -15,59 +34,101 @@ static const Insn *stop(Cpu *c, const Insn *i)
     return NULL;
 }
 
-KpVm *kp_vm_create(int virtual_clock, uint64_t tsc_khz);
-int kp_vm_set_memory(KpVm *vm, uint32_t slot, uint64_t gpa, void *host, uint64_t size, uint32_t flags);
-Cpu *kp_vcpu_create(KpVm *vm, uint32_t index);
+static void put64(unsigned at, uint64_t v) { memcpy(tables + at, &v, 8); }
+static uint64_t get64(unsigned at)
+{
+    uint64_t v;
+    memcpy(&v, tables + at, 8);
+    return v;
+}
+
+static uint8_t *memory(uint32_t slot, uint64_t gpa, size_t bytes)
+{
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return p == MAP_FAILED || kp_vm_set_memory(machine, slot, gpa, p, bytes, 0) ? NULL : p;
+}
+
+static void map_pages(uint64_t linear, uint64_t gpa, unsigned bytes, uint64_t rights)
+{
+    for (unsigned page = 0; page < bytes; page += 0x1000)
+        put64(S_PT + 8 * ((linear + page) >> 12 & 511), (gpa + page) | rights);
+}
 
 Cpu *core_open(void)
 {
-    KpVm *vm = kp_vm_create(1, 0);
-    tables = mmap(NULL, TABLES_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    data = mmap(NULL, DATA_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (!vm || tables == MAP_FAILED || data == MAP_FAILED || kp_vm_set_memory(vm, 0, 0, tables, TABLES_BYTES, 0) ||
-        kp_vm_set_memory(vm, 1, GPA_DATA, data, DATA_BYTES, 0))
+    machine = kp_vm_create(1, 0);
+    if (!machine || !(tables = memory(0, 0, SYSTEM_BYTES)) || !(data = memory(1, GPA_DATA, DATA_BYTES)) ||
+        !(code = memory(2, GPA_CODE, CODE_BYTES)) || !(counter = memory(3, GPA_COUNTER, 0x1000)))
         return NULL;
-    Cpu *c = kp_vcpu_create(vm, 0);
+    Cpu *c = kp_vcpu_create(machine, 0);
     if (!c)
         return NULL;
-    uint64_t *table = (uint64_t *)tables;
-    const uint64_t rights = 0x7; /* present, writable, user */
-    table[0x1000 / 8 + (DATA >> 39 & 511)] = 0x2000 | rights;
-    table[0x2000 / 8 + (DATA >> 30 & 511)] = 0x3000 | rights;
-    table[0x3000 / 8 + (DATA >> 21 & 511)] = 0x4000 | rights;
-    for (unsigned page = 0; page < DATA_BYTES; page += 0x1000)
-        table[0x4000 / 8 + ((DATA + page) >> 12 & 511)] = (GPA_DATA + page) | rights;
+    const uint64_t present = 1, writable = 2, user = 4, no_execute = 1ull << 63;
+    put64(S_PML4 + 8 * (DATA >> 39 & 511), S_PDPT | present | writable | user);
+    put64(S_PDPT + 8 * (DATA >> 30 & 511), S_PD | present | writable | user);
+    put64(S_PD + 8 * (DATA >> 21 & 511), S_PT | present | writable | user);
+    map_pages(DATA, GPA_DATA, DATA_WRITABLE, present | writable | user | no_execute);
+    map_pages(DATA + DATA_WRITABLE, GPA_DATA + DATA_WRITABLE, DATA_BYTES - DATA_WRITABLE, present | user | no_execute);
+    map_pages(CODE, GPA_CODE, CODE_BYTES, present | user);
+    map_pages(COUNTER, GPA_COUNTER, 0x1000, present | writable | user | no_execute);
+    map_pages(SYSTEM, 0, SYSTEM_BYTES, present | writable);
+    put64(S_GDT + 8, 0x00af9b000000ffff);
+    for (unsigned n = 0; n < 32; n++) { /* interrupt gates of DPL 3 */
+        uint64_t to = SYSTEM + S_HANDLERS + 16 * n;
+        put64(S_IDT + 16 * n, (to & 0xffff) | 0x8 << 16 | 0xeeull << 40 | (to >> 16 & 0xffff) << 48);
+        put64(S_IDT + 16 * n + 8, to >> 32);
+        tables[S_HANDLERS + 16 * n] = 0xf4;
+    }
+    uint64_t stack = SYSTEM + S_STACK;
+    memcpy(tables + S_TSS + 4, &stack, 8);
+    tables[S_TSS + 0x66] = 0x68; /* no I/O permission bitmap */
+    memset(code, 0xcc, CODE_BYTES);
+    c->gdt = (struct kvm_dtable){.base = SYSTEM + S_GDT, .limit = 15};
+    c->idt = (struct kvm_dtable){.base = SYSTEM + S_IDT, .limit = 511};
+    c->seg[SEG_TR] = (struct kvm_segment){.base = SYSTEM + S_TSS, .limit = 0x67, .selector = 0x40, .type = 11, .present = 1};
     c->cr0 = CR0_PE | CR0_PG | CR0_NE | CR0_MP | CR0_WP | CR0_ET;
-    c->cr3 = 0x1000;
+    c->cr3 = S_PML4;
     c->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_FSGSBASE;
     c->xcr0 = 7;
     c->efer = EFER_LME | EFER_LMA | EFER_SCE | EFER_NXE;
-    for (unsigned n = 0; n < 6; n++)
-        c->seg[n] = (struct kvm_segment){.limit = 0xffffffff, .selector = n == SEG_CS ? 0x33 : 0x2b, .type = n == SEG_CS ? 11 : 3,
-                                         .present = 1, .dpl = 3, .s = 1, .g = 1, .db = n != SEG_CS, .l = n == SEG_CS};
     memset(c->features, 0xff, sizeof c->features);
-    cpu_update_mode(c);
+    core_mode(c, 64);
+    tlb_flush_all(c);
     return c;
 }
 
-void core_run(Cpu *c, const uint8_t *bytes, unsigned length, State *s)
+void core_mode(Cpu *c, unsigned bits)
+{
+    const struct kvm_segment flat = {.limit = 0xffffffff, .selector = SEL_DATA, .type = 3, .present = 1, .dpl = 3, .s = 1, .g = 1, .db = 1};
+    struct kvm_segment cs = flat, ds = flat;
+    cs.type = 11;
+    cs.selector = bits == 64 ? SEL_USER64 : SEL_USER32;
+    cs.l = bits == 64;
+    cs.db = bits == 32;
+    if (bits == 16) {
+        cs.base = CODE;
+        cs.selector = SEL_CODE16;
+        ds.base = DATA;
+        ds.limit = DATA_BYTES - 1;
+        cs.limit = 0xffff;
+        cs.g = ds.g = ds.db = 0;
+        ds.selector = SEL_DATA16;
+    }
+    c->seg[SEG_CS] = cs;
+    c->seg[SEG_SS] = c->seg[SEG_DS] = c->seg[SEG_ES] = ds;
+    c->seg[SEG_FS] = c->seg[SEG_GS] = (struct kvm_segment){.unusable = 1};
+    c->seg[SEG_GS].base = GS_BASE;
+    if (bits == 64)
+        c->seg[SEG_DS] = c->seg[SEG_ES] = (struct kvm_segment){.unusable = 1};
+    cpu_set_rflags(c, 0x202);
+    cpu_update_mode(c);
+}
+
+static void direct(Cpu *c, const Case *t, State *s)
 {
     static Insn insn[2]; /* static: its value counts after the jump */
-    memcpy(data, s->data, DATA_BYTES);
-    memcpy(c->gpr, s->gpr, sizeof s->gpr);
-    c->gpr[ZERO_REG] = 0;
-    cpu_set_rflags(c, s->rflags);
-    memcpy(c->ymm, s->ymm, sizeof s->ymm);
-    mxcsr_write(c, s->mxcsr);
-    for (unsigned n = 0; n < 8; n++)
-        c->x87.st[n] = (F80){s->mant[n], s->se[n]};
-    c->x87.control = s->control;
-    c->x87.status = s->status;
-    c->x87.tag = s->tag;
-    c->rip = CODE;
     c->alone = true;
-    s->vector = -1;
-    int n = decode(c, bytes, length, CODE, c->mode, &insn[0]);
+    int n = decode(c, t->bytes, t->length, c->rip, c->mode, &insn[0]);
     insn[1] = (Insn){.exec = stop, .next_rip = insn[0].next_rip};
     fp_enter(c);
     int why = _setjmp(c->run->unwind);
@@ -75,12 +136,81 @@ void core_run(Cpu *c, const uint8_t *bytes, unsigned length, State *s)
         insn[0].exec(c, &insn[0]);
         s->rip = insn_table[insn[0].id].attributes & A_END ? c->rip : insn[0].next_rip;
     } else {
-        s->rip = CODE;
+        s->rip = c->rip;
         s->vector = why == UNWIND_FAULT ? c->run->fault_vector : 1000 + why;
+        s->error = s->vector == EXC_PF ? c->run->fault_error : 0;
+        s->cr2 = s->vector == EXC_PF ? c->cr2 : 0;
     }
     fp_leave(c);
-    memcpy(s->gpr, c->gpr, sizeof s->gpr);
+    c->alone = false;
     s->rflags = cpu_get_rflags(c);
+    s->gpr[RSP] = c->gpr[RSP];
+}
+
+/* To the handler that halts; the state of user mode is in the frame that delivery has pushed. */
+static void through_idt(Cpu *c, const Case *t, State *s)
+{
+    for (;;) {
+        int r = t->how == STEPS ? kp_vcpu_step(c, 1) : kp_vcpu_run(c);
+        if (r == -EAGAIN || (r == 0 && c->record->exit_reason == KVM_EXIT_DEBUG))
+            continue;
+        if (r == 0 && c->record->exit_reason == KVM_EXIT_HLT)
+            break;
+        fprintf(stderr, "the core ended with %d, exit reason %u at %#lx\n", r, c->record->exit_reason, (unsigned long)c->rip);
+        exit(2);
+    }
+    c->run->stop_at = NEVER;
+    s->vector = (int)((c->rip - SYSTEM - S_HANDLERS) / 16);
+    unsigned frame = (unsigned)(c->gpr[RSP] - SYSTEM);
+    if (s->vector == EXC_DF || (s->vector >= EXC_TS && s->vector <= EXC_PF) || s->vector == EXC_AC) {
+        s->error = s->vector == EXC_PF ? (uint32_t)get64(frame) : 0;
+        frame += 8;
+    }
+    s->cr2 = s->vector == EXC_PF ? c->cr2 : 0;
+    s->rip = get64(frame);
+    s->rflags = get64(frame + 16);
+    s->gpr[RSP] = get64(frame + 24);
+    if (s->vector == EXC_BP) {
+        s->vector = -1;
+        s->rip--;
+    }
+}
+
+void core_run(Cpu *c, const Case *t, State *s)
+{
+    memcpy(data, s->data, DATA_BYTES);
+    memcpy(counter, &s->counter, 4);
+    core_mode(c, t->bits);
+    memcpy(c->gpr, s->gpr, sizeof s->gpr);
+    c->gpr[ZERO_REG] = 0;
+    cpu_set_rflags(c, s->rflags);
+    memcpy(c->ymm, s->ymm, sizeof s->ymm);
+    mxcsr_write(c, s->mxcsr);
+    memset(&c->x87, 0, sizeof c->x87);
+    for (unsigned n = 0; n < 8; n++)
+        c->x87.st[n] = (F80){s->mant[n], s->se[n]};
+    c->x87.control = s->control;
+    c->x87.status = s->status;
+    c->x87.tag = s->tag;
+    c->rip = (t->bits == 16 ? 0 : CODE) + t->offset;
+    c->shadow = 0;
+    s->vector = -1;
+    s->error = 0;
+    s->cr2 = 0;
+    if (t->how == DIRECT) {
+        memcpy(code + t->offset, t->bytes, t->length);
+        direct(c, t, s);
+        memset(code + t->offset, 0xcc, t->length);
+    } else {
+        unsigned length = t->length < CODE_BYTES - t->offset ? t->length : CODE_BYTES - t->offset;
+        memcpy(code + t->offset, t->bytes, length);
+        through_idt(c, t, s);
+        memset(code + t->offset, 0xcc, length);
+        kp_vm_memory_written(machine, GPA_CODE, CODE_BYTES);
+    }
+    for (unsigned n = 0; n < 16; n++)
+        if (n != RSP)
+            s->gpr[n] = c->gpr[n];
     memcpy(s->ymm, c->ymm, sizeof s->ymm);
     s->mxcsr = c->mxcsr;
     for (unsigned k = 0; k < 8; k++) {
@@ -91,4 +221,5 @@ void core_run(Cpu *c, const uint8_t *bytes, unsigned length, State *s)
     s->status = c->x87.status;
     s->tag = c->x87.tag;
     memcpy(s->data, data, DATA_BYTES);
+    memcpy(&s->counter, counter, 4);
 }

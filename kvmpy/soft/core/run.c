@@ -737,7 +737,7 @@ static int run(Vm *vm, Cpu *only)
             fill_record(c);
             return (int)c->index;
         }
-        if (result == SLICE_HALTED && !c->lapic && c->halted) {
+        if (!c->lapic && c->halted) { /* also where the slice ended with HLT */
             c->halted = false;
             c->record->exit_reason = KVM_EXIT_HLT;
             c->stat[STAT_HALTS]++;

@@ -1,0 +1,76 @@
+/* Two states side by side. */
+#include <stdio.h>
+
+#include "oracle.h"
+
+unsigned differences(const State *core, const State *host, const Case *t, bool print)
+{
+    unsigned count = 0, registers = t->bits == 64 ? 16 : 8;
+    uint64_t width = t->bits == 64 ? ~0ull : 0xffffffff;
+#define DIFFER(...) do { count++; if (print) printf("    " __VA_ARGS__); } while (0)
+    if (core->vector != host->vector)
+        DIFFER("fault: core %d host %d\n", core->vector, host->vector);
+    else if (core->cr2 != host->cr2 || core->error != host->error)
+        DIFFER("fault: core %x at %lx host %x at %lx\n", core->error, core->cr2, host->error, host->cr2);
+    if (core->rip != host->rip)
+        DIFFER("rip: core %#lx host %#lx\n", core->rip, host->rip);
+    for (unsigned n = 0; n < registers; n++)
+        if ((core->gpr[n] ^ host->gpr[n]) & width)
+            DIFFER("gpr %u: core %016lx host %016lx\n", n, core->gpr[n] & width, host->gpr[n] & width);
+    uint64_t mask = (FL_OSZAPC | FL_DF) & ~(uint64_t)(host->vector >= 0 ? t->undefined_inside : t->undefined);
+    if ((core->rflags ^ host->rflags) & mask)
+        DIFFER("flags: core %04lx host %04lx\n", core->rflags & mask, host->rflags & mask);
+    for (unsigned n = 0; n < registers; n++)
+        if (memcmp(&core->ymm[n], &host->ymm[n], 32))
+            for (int k = 3; k >= 0; k--)
+                if (core->ymm[n].u64[k] != host->ymm[n].u64[k])
+                    DIFFER("ymm %u[%d]: core %016lx host %016lx\n", n, k, core->ymm[n].u64[k], host->ymm[n].u64[k]);
+    if (core->mxcsr != host->mxcsr)
+        DIFFER("mxcsr: core %04x host %04x\n", core->mxcsr, host->mxcsr);
+    for (unsigned n = 0; n < 8; n++)
+        if (core->mant[n] != host->mant[n] || core->se[n] != host->se[n])
+            DIFFER("x87 %u: core %04x %016lx host %04x %016lx\n", n, core->se[n], core->mant[n], host->se[n], host->mant[n]);
+    if (core->control != host->control || core->status != host->status || core->tag != host->tag)
+        DIFFER("x87: core %04x %04x %02x host %04x %04x %02x\n", core->control, core->status, core->tag, host->control,
+               host->status, host->tag);
+    if (core->counter != host->counter)
+        DIFFER("loop counter: core %u host %u\n", core->counter, host->counter);
+    if (memcmp(core->data, host->data, DATA_BYTES))
+        for (unsigned k = 0; k < DATA_BYTES; k += 8)
+            if (memcmp(core->data + k, host->data + k, 8)) {
+                uint64_t x, y;
+                memcpy(&x, core->data + k, 8);
+                memcpy(&y, host->data + k, 8);
+                DIFFER("memory +%x: core %016lx host %016lx\n", k, x, y);
+            }
+    return count;
+}
+
+/* The line that a RIP stands at. */
+static const InsnInfo *line_at(const Case *t, uint64_t rip)
+{
+    uint64_t start = (t->bits == 16 ? 0 : CODE) + t->offset;
+    for (unsigned n = 0; n < t->count; n++)
+        if (start + t->at[n] == rip)
+            return &insn_table[t->id[n]];
+    return &insn_table[t->id[0]];
+}
+
+/* Where processors differ by vendor, or stop at different places inside one instruction. Differences of the first kind end the
+   comparison; the others are made good in *core. */
+bool exempt(State *core, State *host, const Case *t)
+{
+    const InsnInfo *info = line_at(t, core->vector >= 0 ? core->rip : host->rip);
+    bool refused = core->vector == EXC_GP && host->vector != EXC_GP;
+    if (refused && info->feature == FEAT_SHA)
+        return true; /* AMD's take operands of any alignment */
+    if (refused && host->vector < 0 && host->mxcsr & ~MXCSR_VALID)
+        return true; /* AMD's have MXCSR.MM */
+    if (core->vector == EXC_XM && host->vector == EXC_XM && strstr(info->mnemonic, "dpp"))
+        core->mxcsr = host->mxcsr; /* flags of the products and of the sums */
+    if (core->vector == EXC_XM && host->vector == EXC_XM && host->mxcsr & ~host->mxcsr >> 7 & (MXCSR_UE | MXCSR_OE))
+        core->mxcsr = (core->mxcsr & ~MXCSR_PE) | (host->mxcsr & MXCSR_PE); /* exact were it not for the bounded exponent */
+    if (core->vector == EXC_PF && host->vector == EXC_PF && host->cr2 >> 47)
+        core->error = host->error; /* Linux tells user mode nothing of what is mapped there */
+    return false;
+}
