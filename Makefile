@@ -146,10 +146,11 @@ $(ORACLE): $(wildcard tests/oracle/*.c tests/oracle/*.h) $(CORE_O)
 	@mkdir -p $(@D)
 	$(CC) $(OPT) $(CFLAGS_COMMON) $(WERROR) -Itests/oracle $(filter %.c %.o,$^) -lm -lpthread -o $@
 
-ORACLE_ARGS ?= -n 1000
+ORACLE_ARGS ?= -n 650 -q 100000
 oracle: setup $(ORACLE)
 	@$(ORACLE) $(ORACLE_ARGS)
-	@$(ORACLE) -f $(ORACLE_ARGS) vf
+	@$(ORACLE) -r tests/oracle/cases.txt
+	@$(ORACLE) -f -n 1000 vf
 
 clean:
 	rm -rf build dist kvmpy/blobs kvmpy/_native*.so kvmpy/_native*.c *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

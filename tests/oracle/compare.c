@@ -62,7 +62,7 @@ bool exempt(State *core, State *host, const Case *t)
 {
     const InsnInfo *info = line_at(t, core->vector >= 0 ? core->rip : host->rip);
     bool refused = core->vector == EXC_GP && host->vector != EXC_GP;
-    if (refused && info->feature == FEAT_SHA)
+    if (core->vector == EXC_GP && info->feature == FEAT_SHA && (host->vector != EXC_GP || host->rip != core->rip))
         return true; /* AMD's take operands of any alignment */
     if (refused && host->vector < 0 && host->mxcsr & ~MXCSR_VALID)
         return true; /* AMD's have MXCSR.MM */
@@ -70,6 +70,42 @@ bool exempt(State *core, State *host, const Case *t)
         core->mxcsr = host->mxcsr; /* flags of the products and of the sums */
     if (core->vector == EXC_XM && host->vector == EXC_XM && host->mxcsr & ~host->mxcsr >> 7 & (MXCSR_UE | MXCSR_OE))
         core->mxcsr = (core->mxcsr & ~MXCSR_PE) | (host->mxcsr & MXCSR_PE); /* exact were it not for the bounded exponent */
+    static const char *const piecewise[] = {"fldenv", "frstor", "fnstenv", "fnsave", "fxsave", "fxrstor", "xsave", "xrstor", "maskmov", "vmaskmov"};
+    if (core->vector == EXC_PF && host->vector == EXC_PF && strstr(info->mnemonic, "xsave"))
+        core->error = host->error; /* the header may be read first */
+    if (core->vector == EXC_PF && host->vector == EXC_PF && core->error == host->error)
+        for (unsigned n = 0; n < ARRAY_SIZE(piecewise); n++)
+            if (!strncmp(info->mnemonic, piecewise[n], strlen(piecewise[n])) && core->cr2 - host->cr2 + 1024 < 2048)
+                core->cr2 = host->cr2; /* which piece of the operand is accessed first */
+    if ((core->vector == EXC_SS || core->vector == EXC_GP) && host->vector == EXC_PF && !strncmp(info->mnemonic, "fn", 2))
+        return true; /* an image in pieces: its first cannot be written, its last is outside the segment */
+    if (core->vector >= 0 && core->vector == host->vector && !strcmp(info->mnemonic, "maskmovq")) {
+        core->status = host->status; /* AMD's enter MMX state before the fault */
+        core->tag = host->tag;
+    }
+    if (strstr(info->mnemonic, "comi") && info->attributes & A_X87 && t->count == 1) {
+        core->status = (core->status & ~0x200) | (host->status & 0x200); /* C1: cleared by Intel's, left by AMD's */
+        if (host->status & ~host->control & 3)
+            core->rflags = host->rflags; /* unmasked invalid operation or denormal: AMD's set the flags even so */
+    }
+    if (core->vector == EXC_SS && host->vector == EXC_GP && info->attributes & A_VEC)
+        core->vector = EXC_GP; /* both misaligned and outside the segment */
+    if (strstr(info->mnemonic, "maskmov") && core->vector < 0 && host->vector >= 0)
+        return true; /* faults with a mask of zeros are the implementation's choice */
+    if (strstr(info->mnemonic, "xsave") && core->vector == host->vector && t->operand - DATA <= DATA_BYTES - 512) {
+        uint8_t *ours = core->data + (t->operand - DATA), *theirs = host->data + (t->operand - DATA);
+        memcpy(ours + 6, theirs + 6, 18); /* FOP, FIP, FDP: AMD's keep them only while an exception pends */
+        memcpy(ours + 28, theirs + 28, 4); /* MXCSR_MASK: AMD's have MXCSR.MM */
+    }
+    if (t->bits == 32 && core->vector == EXC_PF && (host->vector == EXC_SS || host->vector == EXC_GP) &&
+        (core->cr2 >= 0xfffff000 || core->cr2 < 32))
+        return true; /* an operand that wraps around a flat segment's end: the implementation's choice */
+    if (!strncmp(info->mnemonic, "ud", 2) && core->vector == EXC_PF && host->vector == EXC_UD)
+        return true; /* AMD's fetch no operand of UD1 */
+    if (core->vector >= 0 && core->vector == host->vector && (!strcmp(info->mnemonic, "enter") || !strcmp(info->mnemonic, "pusha"))) {
+        memcpy(core->data, host->data, DATA_BYTES); /* what was pushed before the fault */
+        core->cr2 = host->cr2;
+    }
     if (core->vector == EXC_PF && host->vector == EXC_PF && host->cr2 >> 47)
         core->error = host->error; /* Linux tells user mode nothing of what is mapped there */
     return false;

@@ -5,6 +5,7 @@
 typedef struct {
     Case *test;
     State *state;
+    unsigned id;
     bool fixed;          /* in a sequence: registers keep their values, pointers[] lead into the data */
     uint8_t tail[16];    /* ModRM and what follows */
     unsigned length;
@@ -127,6 +128,8 @@ static void memory_operand(Maker *m, unsigned reg, bool vsib)
     if (vsib && bits == 16)
         m->address_prefix = true;
     uint64_t target = choose_target(m);
+    if (strstr(insn_table[m->id].mnemonic, "xsave") || strstr(insn_table[m->id].mnemonic, "xrstor")) /* an image: aligned, with room */
+        target = (bits == 16 ? 0 : DATA) + (pick(40) ? pick(64) * 64 : pick(0x2000));
     m->target = target + (bits == 16 ? DATA : 0);
     if (bits == 64 && !m->fixed && !m->address_prefix && !pick(60))
         target ^= 1ull << (48 + pick(16));
@@ -179,6 +182,17 @@ static void prepare(Maker *m, const InsnInfo *info, const Insn *i)
             s->gpr[i->rm] = to;
         else if (m->target - DATA <= DATA_WRITABLE - 8)
             memcpy(s->data + (m->target - DATA), &to, 8);
+    } else if (strstr(info->mnemonic, "xsave") || strstr(info->mnemonic, "xrstor")) {
+        s->gpr[RAX] = pick(4) ? pick(8) : 7;
+        s->gpr[RDX] = 0;
+        if (m->target - DATA <= DATA_WRITABLE - 832 && pick(8)) { /* what can be restored */
+            uint8_t *image = s->data + (m->target - DATA);
+            uint32_t mxcsr = (uint32_t)(rnd() & MXCSR_VALID);
+            uint64_t header[8] = {pick(8), i->id == INSN_XRSTOR && !pick(3) ? 1ull << 63 | 7 : 0};
+            memcpy(image + 24, &mxcsr, 4);
+            memcpy(image + 512, header, sizeof header);
+            image[0] |= 0x3f; /* no exception pends */
+        }
     } else if (named(info, "xlat") && pick(4)) {
         s->gpr[RBX] = DATA - data_base(m->test) + pick(DATA_BYTES);
     }
@@ -218,8 +232,10 @@ static unsigned make(const Cpu *c, unsigned id, Maker *m, uint8_t bytes[16], uin
     uint8_t opcode = (uint8_t)((k & 0xff) + (k & K_ROW8 ? pick(8) : 0));
     m->rxb = (uint8_t)(reg >> 3 << 2);
     m->length = 0;
+    m->id = id;
     m->address_prefix = m->rip_relative = false;
     m->segment = 0;
+    m->target = 0;
     if (memory) {
         memory_operand(m, reg & 7, info->attributes & A_VSIB);
     } else {
@@ -270,6 +286,9 @@ static unsigned make(const Cpu *c, unsigned id, Maker *m, uint8_t bytes[16], uin
     int n = decode(c, bytes, 15, rip, c->mode, i);
     if (n <= 0 || i->id != id)
         return 0;
+    bool image = strstr(info->mnemonic, "xsave") || strstr(info->mnemonic, "xrstor");
+    if (image && memory && (i->base == RAX || i->base == RDX || i->index == RAX || i->index == RDX))
+        return 0; /* they name components */
     if (m->rip_relative && memory) {
         uint32_t disp;
         memcpy(&disp, bytes + start + 1, 4);
@@ -304,6 +323,7 @@ bool generate(const Cpu *c, unsigned id, Case *t, State *s)
         if (!t->length)
             continue;
         prepare(&m, info, &i);
+        t->operand = m.target;
         if (t->bits != 64)
             for (unsigned n = 0; n < 8; n++)
                 s->gpr[n] = (uint32_t)s->gpr[n];
@@ -317,7 +337,7 @@ static uint32_t really_read(const InsnInfo *info)
 {
     if (named(info, "rcl") || named(info, "rcr"))
         return FL_CF;
-    bool hands_on = info->flags_read && !(info->flags_written & ~info->flags_read) && !named(info, "adc") && !named(info, "sbb") &&
+    bool hands_on = info->flags_written && !(info->flags_written & ~info->flags_read) && !named(info, "adc") && !named(info, "sbb") &&
                     !named(info, "adcx") && !named(info, "adox") && !named(info, "cmc");
     return hands_on ? 0 : info->flags_read;
 }

@@ -24,6 +24,7 @@ static const char *const user_visible[] = {
     "pushf", "popf", "mov_EvSw", "push_ES", "push_CS", "push_SS", "push_DS", "push_FS", "push_GS", "arpl", "clflush", "clflushopt",
     "clwb", "rdgsbase", "wrgsbase", "cli", "sti", "hlt", "mov_Rd_Cd", "mov_Rq_Cq", "mov_Rd_Dd", "mov_Rq_Dq", "mov_Cd_Rd", "mov_Cq_Rq",
     "mov_Dd_Rd", "mov_Dq_Rq", "clts", "lgdt", "lidt", "lldt", "ltr", "lmsw", "invlpg", "invd", "wbinvd", "rdmsr", "wrmsr", "swapgs",
+    "FXSAVE", "FXRSTOR", "XSAVE", "XRSTOR", "XSAVEOPT", "XSAVEC", "XSAVES", "XRSTORS",
     "IN_ALIb", "IN_eAXIb", "OUT_IbAL", "OUT_IbeAX", "IN_ALDX", "IN_eAXDX", "OUT_DXAL", "OUT_DXeAX", "INSB", "INSZ", "OUTSB", "OUTSZ",
 };
 
@@ -42,12 +43,13 @@ bool line_comparable(const InsnInfo *info)
 bool line_in_mode(const InsnInfo *info, unsigned bits)
 {
     unsigned only = info->key >> 34 & 3;
-    return bits == 64 ? only != 2 : only != 1 && native_modes & (bits == 32 ? 1 : 2);
+    bool rex = (info->key & K_W1) && !(info->key & K_VEX);
+    return bits == 64 ? only != 2 : only != 1 && !rex && native_modes & (bits == 32 ? 1 : 2);
 }
 
 bool line_in_sequence(const InsnInfo *info)
 {
-    static const char *const alone[] = {"fnstenv", "fnsave", "ldmxcsr", "vldmxcsr"};
+    static const char *const alone[] = {"fnstenv", "fnsave", "ldmxcsr", "vldmxcsr", "fcomi", "fcomip", "fucomi", "fucomip"};
     for (unsigned n = 0; n < ARRAY_SIZE(alone); n++)
         if (!strcmp(info->mnemonic, alone[n]))
             return false;

@@ -77,7 +77,7 @@ static bool run_line(unsigned id, unsigned count, uint64_t seed)
         test.bits = choose_bits(info);
         if (!test.bits)
             return false;
-        test.how = pick(2) ? BLOCKS : pick(3) ? DIRECT : STEPS;
+        test.how = pick(2) ? BLOCKS : pick(3) && !(info->attributes & (A_END | A_REP | A_IO)) ? DIRECT : STEPS;
         core_mode(c, test.bits);
         if (!generate(c, id, &test, &before)) {
             missed++;
@@ -96,15 +96,14 @@ static bool run_line(unsigned id, unsigned count, uint64_t seed)
 
 static void run_sequences(unsigned count, uint64_t seed)
 {
-    static uint16_t ids[3][INSN_COUNT];
+    static uint16_t ids[3][2 * INSN_COUNT];
     unsigned ids_count[3] = {0}, bad = 0;
     for (unsigned k = 0; k < 3; k++)
         for (unsigned id = 0; id < INSN_COUNT; id++)
             if (line_in_sequence(&insn_table[id]) && line_in_mode(&insn_table[id], 64 >> k)) {
                 ids[k][ids_count[k]++] = (uint16_t)id;
-                for (unsigned more = insn_table[id].attributes & (A_VEC | A_X87) ? 0 : 3; more && ids_count[k] < INSN_COUNT; more--)
-                    if (ids_count[k] < INSN_COUNT && !pick(3))
-                        ids[k][ids_count[k]++] = (uint16_t)id;
+                if (!(insn_table[id].attributes & (A_VEC | A_X87))) /* integer lines more often */
+                    ids[k][ids_count[k]++] = (uint16_t)id;
             }
     for (unsigned n = 0; n < count; n++) {
         seed_case(seed, n, INSN_COUNT + 1);

@@ -90,8 +90,10 @@ static void handler(int sig, siginfo_t *info, void *context)
     greg_t *g = u->uc_mcontext.gregs;
     uint8_t *fx = (uint8_t *)u->uc_mcontext.fpregs;
     if (phase == 0) {
-        if (sig != SIGTRAP)
-            _exit(3); /* a fault of this program itself */
+        if (sig != SIGTRAP) { /* a fault of this program itself */
+            dprintf(2, "signal %d at %#lx, address %p, base %p\n", sig, (unsigned long)g[REG_RIP], info->si_addr, (void *)core_open);
+            _exit(3);
+        }
         memcpy(saved_gregs, g, sizeof saved_gregs);
         memcpy(saved_fp, fx, sizeof saved_fp);
         for (unsigned n = 0; n < 16; n++)
@@ -196,6 +198,8 @@ void native_run(const Case *t, State *s)
     load_segments(t->bits == 64 ? 0 : t->bits == 32 ? SEL_DATA : SEL_DATA16);
     __asm__ volatile("int3" : : : "memory");
     load_segments(0);
+    if (t->id[0] == INSN_wrgsbase)
+        syscall(SYS_arch_prctl, ARCH_SET_GS, GS_BASE);
     memset(code + t->offset, 0xcc, length);
     memcpy(s->data, data, DATA_BYTES);
     s->counter = *counter;

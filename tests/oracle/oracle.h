@@ -44,6 +44,7 @@ typedef struct {
     unsigned count;
     uint16_t id[SEQUENCE_MAX];
     uint8_t at[SEQUENCE_MAX]; /* offset of each in bytes */
+    uint64_t operand;        /* linear address of the memory operand of a single instruction, or 0 */
     uint32_t undefined;      /* flags that are undefined behind it */
     uint32_t undefined_inside; /* or may be where a fault ends it early */
     enum { DIRECT, BLOCKS, STEPS } how; /* on the core: the handler called, the run loop's blocks, single steps */

@@ -107,17 +107,24 @@ static void write_cr8(Cpu *c, const Insn *i, uint64_t value)
         cpu_exit_after(c, KVM_EXIT_SET_TPR);
 }
 
+/* A register that is none is no instruction, whatever the privilege. */
+static void check_cr(Cpu *c, const Insn *i)
+{
+    if (i->reg > 8 || !(1u << i->reg & 0x11d))
+        raise_ud(c, i);
+    CHECK_CPL0();
+}
+
 EXEC(read_cr)
 {
     uint64_t v;
-    CHECK_CPL0();
+    check_cr(c, i);
     switch (i->reg) {
     case 0: v = c->cr0; break;
     case 2: v = c->cr2; break;
     case 3: v = c->cr3; break;
     case 4: v = c->cr4; break;
-    case 8: v = c->lapic ? lapic_get_cr8(c) : c->cr8; break;
-    default: raise_ud(c, i);
+    default: v = c->lapic ? lapic_get_cr8(c) : c->cr8; break;
     }
     set_reg(c, i->rm, in_64bit(c) ? 8 : 4, v);
     NEXT();
@@ -125,15 +132,14 @@ EXEC(read_cr)
 
 EXEC(write_cr)
 {
-    CHECK_CPL0();
+    check_cr(c, i);
     uint64_t v = get_reg(c, i->rm, in_64bit(c) ? 8 : 4);
     switch (i->reg) {
     case 0: cpu_write_cr0(c, i, v); break;
     case 2: c->cr2 = v; break;
     case 3: cpu_write_cr3(c, i, v); break;
     case 4: cpu_write_cr4(c, i, v); break;
-    case 8: write_cr8(c, i, v); break;
-    default: raise_ud(c, i);
+    default: write_cr8(c, i, v); break;
     }
     LEAVE();
 }

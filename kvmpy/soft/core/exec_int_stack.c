@@ -110,6 +110,7 @@ EXEC(enter_any)
 {
     unsigned size = i->osize, level = i->imm2 & 31;
     uint64_t sp = c->gpr[RSP] - size, bp = c->gpr[RBP], frame = sp;
+    stack_probe(c, i, sp, size); /* the first push faults first */
     stack_probe(c, i, sp - (level ? (level * size) : 0) - (uint16_t)i->imm, 1);
     stack_write(c, i, sp, size, bp);
     for (unsigned n = 1; n < level; n++) {

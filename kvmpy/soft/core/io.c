@@ -112,9 +112,9 @@ static const Insn *ins(Cpu *c, const Insn *i, unsigned size)
     bool rep = i->prefix & (PFX_REP | PFX_REPNE);
     uint16_t port = (uint16_t)c->gpr[RDX];
     uint64_t left = rep ? c->gpr[RCX] & i->amask : 1;
+    check_permission(c, i, port, size);
     if (!left)
         LEAVE();
-    check_permission(c, i, port, size);
     bool down = c->eflags & FL_DF;
     uint64_t di = c->gpr[RDI] & i->amask;
     unsigned room = down ? di & 0xfff : 0x1000 - (di & 0xfff);
@@ -157,9 +157,9 @@ static const Insn *outs(Cpu *c, const Insn *i, unsigned size)
     bool rep = i->prefix & (PFX_REP | PFX_REPNE);
     uint16_t port = (uint16_t)c->gpr[RDX];
     uint64_t left = rep ? c->gpr[RCX] & i->amask : 1;
+    check_permission(c, i, port, size);
     if (!left)
         LEAVE();
-    check_permission(c, i, port, size);
     uint64_t si = c->gpr[RSI] & i->amask;
     uint32_t value = size == 1 ? read8(c, i, i->seg, si) : size == 2 ? read16(c, i, i->seg, si) : read32(c, i, i->seg, si);
     forget_accesses(c);

@@ -171,11 +171,10 @@ EXEC_VOID(adjust_rpl_r)
 }
 EXEC_VOID(adjust_rpl_m)
 {
-    uint64_t linear;
-    uint16_t dst = load_for_store16(c, i, &linear), src = (uint16_t)c->gpr[i->reg];
+    uint16_t dst = load16(c, i), src = (uint16_t)c->gpr[i->reg];
     bool raise = SEL_RPL(dst) < SEL_RPL(src);
-    if (raise)
-        write16_linear(c, i, i->seg, linear, (uint16_t)((dst & ~3u) | SEL_RPL(src)));
+    if (raise) /* else the operand is only read */
+        store16(c, i, (uint16_t)((dst & ~3u) | SEL_RPL(src)));
     cc_change(c, FL_ZF, raise ? FL_ZF : 0);
 }
 REG_MEM(arpl, adjust_rpl_r, adjust_rpl_m)

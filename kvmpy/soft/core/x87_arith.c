@@ -313,7 +313,7 @@ TRIGONOMETRIC(FCOS, fcos)
         X87_ENTER(); \
         x87_note(c, i); \
         if (unlikely(x87_empty(c, 0) || x87_empty(c, 1))) { \
-            c->x87.status &= (uint16_t)~(codes); \
+            c->x87.status &= (uint16_t)~((codes) & SW_C2); \
             if (x87_stack_fault(c, false)) \
                 x87_store(c, 0, &x87_indefinite); \
             return; \
@@ -323,7 +323,9 @@ TRIGONOMETRIC(FCOS, fcos)
         X87_RUN2(#op, r, *x87_st(c, 1), c->x87.control, sw); \
         if (x87_take(c, sw)) \
             *x87_st(c, 0) = r; \
-        c->x87.status = (uint16_t)((c->x87.status & ~(codes)) | (sw & (codes))); \
+        bool none = sw & SW_IE || ((r.se & 0x7fff) == 0x7fff && r.mant << 1); /* no quotient: its bits stay */ \
+        uint16_t changed = none ? (codes) & SW_C2 : (codes); \
+        c->x87.status = (uint16_t)((c->x87.status & ~changed) | (sw & changed)); \
     } \
     ONE(name, exec_host_##op)
 WITH_ST1(FPREM, fprem, SW_CC)

@@ -98,14 +98,17 @@ EXEC_VOID(fdecstp)
     c->x87.status &= (uint16_t)~SW_C1;
     x87_set_top(c, x87_top(c) - 1);
 }
+/* The condition codes are undefined; processors clear C1. */
 EXEC_VOID(ffree)
 {
     X87_ENTER();
+    c->x87.status &= (uint16_t)~SW_C1;
     c->x87.tag &= (uint8_t)~(1u << x87_phys(c, i->rm & 7));
 }
 EXEC_VOID(ffreep)
 {
     X87_ENTER();
+    c->x87.status &= (uint16_t)~SW_C1;
     c->x87.tag &= (uint8_t)~(1u << x87_phys(c, i->rm & 7));
     x87_pop(c);
 }

@@ -22,7 +22,8 @@
         uint16_t sw = 0; \
         if (likely(!(c->x87.tag >> ((x87_top(c) - 1) & 7) & 1))) { \
             LOAD_HOST(code " %[b]", v, sw, [b] "m"(operand)); \
-            if (!x87_take(c, sw)) \
+            x87_take(c, sw); \
+            if (sw & ~c->x87.control & SW_IE) /* an unmasked denormal is loaded all the same */ \
                 return; \
         } \
         x87_push(c, &v); \
@@ -167,6 +168,7 @@ EXEC_VOID(fstp_m80)
 {
     X87_ENTER();
     if (unlikely(x87_empty(c, 0))) {
+        mem_probe_write(c, i, i->seg, mem_linear(c, i, i->seg, mem_offset(c, i), 10, true), 10);
         if (c->x87.control & SW_IE)
             store_f80(c, i, &x87_indefinite);
         x87_note(c, i);
@@ -221,14 +223,16 @@ ONE(FSTP_STi, fstp_sti)
 ONE(FSTP8_STi, fstp_sti)
 ONE(FSTP9_STi, fstp_sti)
 
-/* D9 D8+i: FSTP that looks at no tag (processors' own, in no manual). */
+/* D9 D8+i: FSTP without stack underflow (processors' own, in no manual). */
 EXEC_VOID(fstp_unchecked)
 {
     X87_ENTER();
     x87_note(c, i);
-    F80 v = *x87_st(c, 0);
     c->x87.status &= (uint16_t)~SW_C1;
-    x87_store(c, i->rm & 7, &v);
+    if (!x87_empty(c, 0)) {
+        F80 v = *x87_st(c, 0);
+        x87_store(c, i->rm & 7, &v);
+    }
     x87_pop(c);
 }
 ONE(FSTP1_STi, fstp_unchecked)
@@ -266,7 +270,6 @@ static void cmov(Cpu *c, const Insn *i, bool condition)
             x87_store(c, 0, &x87_indefinite);
         return;
     }
-    c->x87.status &= (uint16_t)~SW_C1;
     if (condition) {
         F80 v = *x87_st(c, n);
         x87_store(c, 0, &v);

@@ -97,11 +97,11 @@ static void save(Cpu *c, const Insn *i, uint64_t mask, uint64_t skip, int form)
         mem_write_bytes(c, i, i->seg, linear + 160, area + 160, in_64bit(c) ? 256 : 128);
     if (write & XSTATE_AVX)
         mem_write_bytes(c, i, i->seg, linear + AVX_AT, area + AVX_AT, in_64bit(c) ? 256 : 128);
-    uint8_t header[64] = {0};
+    uint8_t header[16] = {0};
     put64(header, 0, bv);
     if (form == COMPACT)
         put64(header, 8, mask | 1ull << 63);
-    mem_write_bytes(c, i, i->seg, linear + HEADER, header, form == COMPACT ? 64 : 8);
+    mem_write_bytes(c, i, i->seg, linear + HEADER, header, form == COMPACT ? 16 : 8); /* the rest is not written */
 }
 
 void fxrstor_x87(Cpu *c, const uint8_t *image, bool rex_w);
