@@ -73,6 +73,7 @@ class Dp8390:
         self.remote_address = self.remote_count = 0
         self.rsr = self.tsr = 0
         self.counters = bytearray(3)
+        self._holding = False
         self._update()
         self.end.set_receiving(True)
 
@@ -88,7 +89,7 @@ class Dp8390:
     def read(self, offset: int, size: int) -> int:
         """A guest's read; accesses wider than a byte of registers take several."""
         if DATA_PORT <= offset < RESET_PORT:
-            return int.from_bytes(bytes(self._remote_read() for _ in range(min(size, 4))), "little")
+            return int.from_bytes(bytes(self._remote_read() for _ in range(self._data_bytes(size))), "little")
         value = 0
         for index in range(size):
             value |= self._read_byte(offset + index) << 8 * index
@@ -97,11 +98,15 @@ class Dp8390:
     def write(self, offset: int, size: int, value: int) -> None:
         """A guest's write."""
         if DATA_PORT <= offset < RESET_PORT:
-            for index in range(min(size, 4)):
+            for index in range(self._data_bytes(size)):
                 self._remote_write(value >> 8 * index & 0xFF)
             return
         for index in range(size):
             self._write_byte(offset + index, value >> 8 * index & 0xFF)
+
+    def _data_bytes(self, size: int) -> int:
+        """Bytes that an access to the data port moves: set to words, the chip moves a whole one even where half of it is asked for."""
+        return max(size, 2) if self.page0[DCR] & DCR_WORD else size
 
     def _read_byte(self, at: int) -> int:
         if at >= RESET_PORT:
@@ -144,6 +149,9 @@ class Dp8390:
         elif page == 0:
             if at == ISR:
                 self.isr &= ~(value & 0x7F)
+                if value & ISR_RECEIVED and self._holding:
+                    # Drivers leave frames in the ring and count on the next one's interrupt; here the next one waits for room.
+                    self.isr |= ISR_RECEIVED
                 self._update()
                 return
             self.page0[at] = value
@@ -156,7 +164,9 @@ class Dp8390:
             self._look_for_room()
 
     def _set_command(self, value: int) -> None:
-        self.command = value & ~CR_TRANSMIT
+        # Neither START nor STOP: the chip goes on as it was.
+        kept = 0 if value & (CR_STOP | CR_START) else self.command & (CR_STOP | CR_START)
+        self.command = value & ~CR_TRANSMIT | kept
         if value & CR_STOP:
             self.isr |= ISR_RESET
         elif value & CR_START:
@@ -165,7 +175,7 @@ class Dp8390:
             self._point_at_frame()
         if value & CR_DMA in (CR_READ, CR_WRITE) and not self.remote_count:
             self._cause(ISR_DMA)
-        if value & CR_TRANSMIT and not value & CR_STOP:
+        if value & CR_TRANSMIT and not self.command & CR_STOP:
             self._transmit()
         self._look_for_room()
 
@@ -239,7 +249,8 @@ class Dp8390:
     def _look_for_room(self) -> None:
         """The end holds frames back while the ring has no room for the longest one."""
         pages, free = self._ring()
-        self.end.set_receiving(not self._listening() or not pages or free == pages or free > MOST_PAGES)
+        self._holding = self._listening() and free < pages and free <= MOST_PAGES
+        self.end.set_receiving(not self._holding)
 
     def _passes(self, target: bytes) -> bool:
         control = self.page0[RCR]

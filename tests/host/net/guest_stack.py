@@ -62,7 +62,8 @@ class Guest:
     def resolve(self, address: bytes) -> bytes:
         """ARP."""
         self.send(ARP, struct.pack("!HHBBH6s4s6s4s", 1, IP4, 6, 4, 1, self.mac, self.address, bytes(6), address), BROADCAST)
-        found = self.bench.expect(lambda frame: frame[12:14] == b"\x08\x06" and frame[20:22] == b"\0\2" and frame[28:32] == address and frame)
+        start = b"\x08\x06" + bytes.fromhex("0001080006040002")
+        found = self.bench.expect(lambda frame: frame[12:22] == start and frame[28:32] == address and frame)
         return bytes(found[22:28])
 
     def arp_reply(self, frame: bytes) -> bool:

@@ -121,7 +121,8 @@ def test_paths_that_cannot_be(tmp_path: Path) -> None:
 def test_two_at_once(tmp_path: Path) -> None:
     for number in range(10):
         ends: list[SocketNet] = []
-        threads = [threading.Thread(target=lambda path=str(tmp_path / f"{number}"): ends.append(SocketNet(path))) for _ in range(2)]
+        path = str(tmp_path / f"{number}")
+        threads = [threading.Thread(target=lambda path=path, ends=ends: ends.append(SocketNet(path))) for _ in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:
