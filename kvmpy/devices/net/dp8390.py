@@ -236,11 +236,16 @@ class Dp8390:
         self._cause(ISR_SENT)
 
     def _ring(self) -> tuple[int, int]:
-        """(pages of the ring, free ones), 0 and 0 where the registers make no ring."""
+        """(pages of the ring, free ones), 0 and 0 where CURR is not in the ring. The chip stops where it would come to BNRY:
+        one that is outside stops it nowhere, but for the page before the first, which is how drivers write the last."""
         start, stop, current, boundary = self.page0[PSTART], self.page0[PSTOP], self.page1[CURR], self.page0[BNRY]
-        if not start <= current < stop or not start <= boundary < stop:
+        if not start <= current < stop:
             return 0, 0
         pages = stop - start
+        if boundary == start - 1:
+            boundary = stop - 1
+        if not start <= boundary < stop:
+            return pages, pages
         return pages, (boundary - current) % pages or pages
 
     def _listening(self) -> bool:
