@@ -3,6 +3,7 @@
 apt-get downloads the packages, dpkg unpacks them; nothing is installed and no rights are needed.
     vmlinuz, vmlinux     linux-image-cloud-amd64, and the ELF file inside
     initrd.cpio.gz       busybox-static, guests/linux/init and tests, modules of the kernel
+    vmlinuz-general      linux-image-amd64, with the drivers of real hardware; initrd-general.cpio.gz has its modules
     memtest64.bin        memtest86+
     ipxe.lkrn, memdisk   ipxe, syslinux-common: programs that live on BIOS services
 """
@@ -19,6 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "guests"
 INIT = ROOT / "guests" / "linux" / "init"
+KERNELS = {"linux-image-cloud-amd64": "", "linux-image-amd64": "-general"}
+"""Packages and the suffix of their files in the cache."""
 SECONDS = 300
 
 
@@ -39,13 +42,13 @@ def _run(*command: str, cwd: Path | None = None) -> str:
     return done.stdout
 
 
-def kernel_package() -> str:
-    """The package that linux-image-cloud-amd64 stands for."""
-    for line in _run("apt-cache", "depends", "linux-image-cloud-amd64").splitlines():
+def kernel_package(meta: str) -> str:
+    """The package that linux-image-cloud-amd64, for instance, stands for."""
+    for line in _run("apt-cache", "depends", meta).splitlines():
         word = line.strip().removeprefix("Depends: ")
-        if word.startswith("linux-image-") and word != "linux-image-cloud-amd64":
+        if word.startswith("linux-image-") and word != meta:
             return word.removesuffix("-unsigned")
-    raise FetchError("apt-cache names no kernel for linux-image-cloud-amd64: run apt-get update")
+    raise FetchError(f"apt-cache names no kernel for {meta}: run apt-get update")
 
 
 def unpack(package: str, where: Path) -> Path:
@@ -84,8 +87,9 @@ def fetch() -> None:
         shutil.copyfile(_one(unpack("ipxe", where), "**/ipxe.lkrn"), CACHE / "ipxe.lkrn")
         shutil.copyfile(_one(unpack("syslinux-common", where), "**/memdisk"), CACHE / "memdisk")
         busybox = _one(unpack("busybox-static", where), "**/bin/busybox")
-        linux = unpack(kernel_package(), where)
-        initrd.build(CACHE, _one(linux, "boot/vmlinuz-*"), busybox, INIT, linux)
+        for meta, suffix in KERNELS.items():
+            linux = unpack(kernel_package(meta), where)
+            initrd.build(CACHE, _one(linux, "boot/vmlinuz-*"), busybox, INIT, linux, suffix)
 
 
 def main() -> int:

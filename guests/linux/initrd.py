@@ -13,7 +13,7 @@ from pathlib import Path
 
 MODULES = (
     "virtio_mmio", "virtio_pci", "virtio_blk", "virtio-rng", "virtio_console", "virtio_net", "virtio_balloon", "vmw_vsock_virtio_transport",
-    "ata_piix", "sd_mod", "sr_mod",
+    "e1000", "ne2k-pci", "ata_piix", "sd_mod", "sr_mod", "ext4",
 )
 """Wanted with all that they depend on; a kernel that has one built in, or lacks it, goes without."""
 
@@ -148,11 +148,14 @@ def extract_vmlinux(bzimage: bytes) -> bytes:
     raise ValueError(f"unknown compression, magic {payload[:6].hex()}")
 
 
-def build(cache: Path, bzimage: Path, busybox: Path, init: Path, modules: Path) -> None:
-    """Writes vmlinuz, vmlinux and initrd.cpio.gz into the cache, and the names of the tests in the initrd into initrd.tests."""
+def build(cache: Path, bzimage: Path, busybox: Path, init: Path, modules: Path, suffix: str = "") -> None:
+    """Writes vmlinuz, vmlinux and initrd.cpio.gz into the cache, and the names of the tests in the initrd into initrd.tests.
+    With a suffix ("-general"), vmlinuz-general and initrd-general.cpio.gz alone."""
     tests = {path.name: path.read_bytes() for path in sorted((init.parent / "tests").iterdir())}
     kernel = bzimage.read_bytes()
-    (cache / "vmlinuz").write_bytes(kernel)
-    (cache / "vmlinux").write_bytes(extract_vmlinux(kernel))
-    (cache / "initrd.cpio.gz").write_bytes(make_initrd(busybox.read_bytes(), init.read_bytes(), tests, modules_in_order(modules)))
-    (cache / "initrd.tests").write_text("".join(f"{name}\n" for name in tests))
+    (cache / f"vmlinuz{suffix}").write_bytes(kernel)
+    archive = make_initrd(busybox.read_bytes(), init.read_bytes(), tests, modules_in_order(modules))
+    (cache / f"initrd{suffix}.cpio.gz").write_bytes(archive)
+    if not suffix:
+        (cache / "vmlinux").write_bytes(extract_vmlinux(kernel))
+        (cache / "initrd.tests").write_text("".join(f"{name}\n" for name in tests))
