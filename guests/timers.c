@@ -4,6 +4,7 @@
 
 static volatile u32 ticks[256];
 static u64 tsc_ms;
+static bool exact;
 
 static void pic_tick(struct frame *f) {
     ticks[f->vector & 255]++;
@@ -25,9 +26,9 @@ static void apic_tick(struct frame *f) {
     apic_write(APIC_EOI, 0);
 }
 
-/* Milliseconds until `count` ticks have come. Without them it waits for good: the host's time limit says so. */
-static u32 wait_for(unsigned vector, u32 count) {
-    const u64 start = rdtsc();
+/* Milliseconds from `start`, a time before the timer was set, until `count` ticks have come: the host may do other things between the two.
+   Without ticks it waits for good, and the host's time limit says so. */
+static u32 wait_for(unsigned vector, u32 count, u64 start) {
     while (ticks[vector] < count) {
         sti_hlt();
         cli();
@@ -42,31 +43,36 @@ static void let_in(void) {
     cli();
 }
 
-/* A busy host may be late, and may have spoilt the TSC's measure: the bounds are wide. */
+/* A busy host is late, and then hands over the PIT's missed ticks at once: only on time of its own ("exact") can ticks be too early. */
 static void in_time(u32 took, u32 least, const char *what) {
     print("%u ms: ", took);
-    check(4 * took + 8 >= 3 * least && took < 10 * least + 500, what);
+    check((!exact || 4 * took + 8 >= 3 * least) && took < 20 * least + 2000, what);
 }
 
 static void pit(void) {
     enum { COUNT = 11932 }; /* 10 ms */
     on_trap(0x20, pic_tick);
+    u64 start = rdtsc();
     outb(0x43, 0x34); /* counter 0, both bytes, mode 2 */
     outb(0x40, COUNT & 255);
     outb(0x40, COUNT >> 8);
     pic_unmask(0);
     ticks[0x20] = 0;
-    in_time(wait_for(0x20, 20), 190, "PIT: 20 ticks of 10 ms by the 8259");
+    in_time(wait_for(0x20, 20, start), 190, "PIT: 20 ticks of 10 ms by the 8259");
     outb(0x21, 0xFF);
-    outb(0x43, 0x30); /* mode 0: one more tick and silence */
+    outb(0x43, 0x30); /* mode 0: counts once, when it has a count */
+    pic_unmask(0);
+    for (int n = 0; n < 20; n++) {
+        delay_us(1000);
+        let_in(); /* ticks of before, which a host may have kept */
+    }
+    ticks[0x20] = 0;
     outb(0x40, COUNT & 255);
     outb(0x40, COUNT >> 8);
-    pic_unmask(0);
-    ticks[0x20] = 0;
-    wait_for(0x20, 1);
+    wait_for(0x20, 1, rdtsc());
     delay_us(30000);
     let_in();
-    check_equal(ticks[0x20], 1, "PIT: mode 0 ticks once");
+    check(ticks[0x20] == 1 || !exact, "PIT: mode 0 ticks once");
     outb(0x21, 0xFF);
     outb(0x43, 0x00); /* latch counter 0 */
     const u32 low = inb(0x40), high = inb(0x40);
@@ -81,9 +87,10 @@ static void rtc(void) {
     outb(0x71, 0x42); /* periodic interrupt, 24 h */
     outb(0x70, 0x0C);
     inb(0x71);
-    pic_unmask(8);
     ticks[0x28] = 0;
-    in_time(wait_for(0x28, 102), 95, "RTC: 102 ticks at 1024 Hz");
+    const u64 start = rdtsc();
+    pic_unmask(8);
+    in_time(wait_for(0x28, 102, start), 95, "RTC: 102 ticks at 1024 Hz");
     outb(0xA1, 0xFF);
     outb(0x70, 0x0B);
     outb(0x71, 0x02);
@@ -106,29 +113,33 @@ static void apic(void) {
     check(per_ms > 10000, "APIC timer counts");
     ticks[VECTOR] = 0;
     apic_write(APIC_LVT_TIMER, VECTOR);
+    u64 start = rdtsc();
     apic_write(APIC_TIMER_COUNT, per_ms * 20);
-    in_time(wait_for(VECTOR, 1), 19, "APIC timer: one shot of 20 ms");
+    in_time(wait_for(VECTOR, 1, start), 19, "APIC timer: one shot of 20 ms");
     delay_us(30000);
     let_in();
     check_equal(ticks[VECTOR], 1, "APIC timer: one shot is one");
     check_equal(apic_read(APIC_TIMER_NOW), 0, "APIC timer: stands at 0 afterwards");
     ticks[VECTOR] = 0;
     apic_write(APIC_LVT_TIMER, PERIODIC | VECTOR);
+    start = rdtsc();
     apic_write(APIC_TIMER_COUNT, per_ms * 5);
-    in_time(wait_for(VECTOR, 20), 95, "APIC timer: 20 periods of 5 ms");
+    in_time(wait_for(VECTOR, 20, start), 95, "APIC timer: 20 periods of 5 ms");
     apic_write(APIC_LVT_TIMER, MASKED | VECTOR);
     apic_write(APIC_TIMER_COUNT, 0);
-    let_in(); /* a period that ended meanwhile */
     if (cpuid(1, 0).c >> 24 & 1) {
         apic_write(APIC_LVT_TIMER, DEADLINE | VECTOR);
         __asm__ volatile("mfence" : : : "memory"); /* SDM 3A 10.5.4.1: the LVT write comes before the MSR's */
+        delay_us(2000);
+        let_in(); /* a period that ended before, delivered late */
         ticks[VECTOR] = 0;
-        wrmsr(MSR_TSC_DEADLINE, rdtsc() + 20 * tsc_ms);
-        check(rdmsr(MSR_TSC_DEADLINE) != 0, "APIC timer: deadline armed");
-        in_time(wait_for(VECTOR, 1), 19, "APIC timer: TSC deadline in 20 ms");
+        start = rdtsc();
+        wrmsr(MSR_TSC_DEADLINE, start + 20 * tsc_ms);
+        in_time(wait_for(VECTOR, 1, start), 19, "APIC timer: TSC deadline in 20 ms");
         check_equal(rdmsr(MSR_TSC_DEADLINE), 0, "APIC timer: the deadline is 0 when met");
+        start = rdtsc();
         wrmsr(MSR_TSC_DEADLINE, 1);
-        in_time(wait_for(VECTOR, 2), 1, "APIC timer: a deadline in the past comes at once");
+        in_time(wait_for(VECTOR, 2, start), 1, "APIC timer: a deadline in the past comes at once");
     }
     apic_write(APIC_LVT_TIMER, MASKED | VECTOR);
 }
@@ -147,11 +158,12 @@ static void io_apic(void) {
     }
     *select = 1;
     print("I/O APIC with %u pins\n", (*data >> 16 & 255) + 1);
+    ticks[VECTOR] = 0;
+    const u64 start = rdtsc();
     outb(0x43, 0x34);
     outb(0x40, 11932 & 255);
     outb(0x40, 11932 >> 8);
-    ticks[VECTOR] = 0;
-    in_time(wait_for(VECTOR, 10), 90, "PIT: 10 ticks of 10 ms by the I/O APIC");
+    in_time(wait_for(VECTOR, 10, start), 90, "PIT: 10 ticks of 10 ms by the I/O APIC");
     for (u32 pin = 0; pin <= 2; pin += 2) {
         *select = 0x10 + 2 * pin;
         *data = MASKED;
@@ -166,6 +178,7 @@ void guest_main(void) {
     on_trap(0x27, spurious);
     on_trap(0x2F, spurious);
     on_trap(0xFF, apic_tick);
+    exact = option_given("exact");
     tsc_ms = tsc_per_ms();
     print("TSC: %u kHz\n", (u32)tsc_ms);
     pit();
