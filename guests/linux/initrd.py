@@ -13,7 +13,7 @@ from pathlib import Path
 
 MODULES = (
     "virtio_mmio", "virtio_pci", "virtio_blk", "virtio-rng", "virtio_console", "virtio_net", "virtio_balloon", "vmw_vsock_virtio_transport",
-    "e1000", "ne2k-pci", "ata_piix", "sd_mod", "sr_mod", "ext4",
+    "e1000", "ne2k-pci", "ata_piix", "sd_mod", "sr_mod", "crc32c_generic", "ext4",
 )
 """Wanted with all that they depend on; a kernel that has one built in, or lacks it, goes without."""
 
