@@ -27,7 +27,8 @@ class Disks:
         self._board = board
         self._add = add
         self._queues = min(cpus, MOST_QUEUES)
-        self._waiting: list[Image] = []
+        self.waiting: list[Image] = []
+        """Those without a bus yet."""
         self._booted: str | None = None
         self._count = 0
         specs = [spec if isinstance(spec, DiskSpec) else parse_disk(spec) for spec in wanted]
@@ -37,15 +38,15 @@ class Disks:
                 if spec.bus:
                     self._put(image, spec.bus)
                 else:
-                    self._waiting.append(image)
+                    self.waiting.append(image)
         except BaseException:
             self.close()
             raise
 
     def settle(self, protocol: str) -> None:
         """The guest is started by this boot protocol: disks without a bus get one."""
-        while self._waiting:
-            self._put(self._waiting.pop(0), "bios" if self._board.has_bios and protocol in BY_BIOS else "virtio")
+        while self.waiting:
+            self._put(self.waiting.pop(0), "bios" if self._board.has_bios and protocol in BY_BIOS else "virtio")
 
     def boot_from(self, path: str | PathLike[str]) -> None:
         """The first disk of the BIOS is this image; once is enough."""
@@ -74,6 +75,6 @@ class Disks:
 
     def close(self) -> None:
         """Images that no device has taken."""
-        while self._waiting:
-            self._waiting.pop().close()
+        while self.waiting:
+            self.waiting.pop().close()
 

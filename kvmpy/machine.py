@@ -288,7 +288,8 @@ class Machine:
         if path is not None and boot in (None, "auto", "bios") and is_qcow2(path):
             self._disks.boot_from(path)  # the loader reads no such images, and need not
             path = None
-        self._disks.settle(protocol_of(path, boot or "auto"))
+        if self._disks.waiting:
+            self._disks.settle(protocol_of(path, boot or "auto"))
 
         def start() -> None:
             state = load(

@@ -249,3 +249,19 @@ def test_read_only_file_is_opened_read_only(tmp_path: Path) -> None:
     path.write_bytes(bytes(512))
     path.chmod(0o444)
     assert open_image(path).readonly
+
+
+@needs_qemu_img
+def test_zstd_is_read_or_refused(tmp_path: Path) -> None:
+    raw, path = tmp_path / "raw", tmp_path / "disk"
+    raw.write_bytes(b"abc\n" * 65536)
+    qemu_img("convert", "-c", "-f", "raw", "-O", "qcow2", "-o", "compression_type=zstd", raw, path)
+    try:
+        image = open_image(path)
+    except ImageError as error:
+        assert "zstandard" in str(error)
+        pytest.skip(str(error))
+    data = bytearray(raw.stat().st_size)
+    image.read_into(0, [memoryview(data)])
+    image.close()
+    assert data == raw.read_bytes()
