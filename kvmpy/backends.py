@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
 from typing import Any
 
 from kvmpy.backend import Backend
 from kvmpy.errors import ConfigError
+from kvmpy.record import Record
 
 NAMES = ("auto", "kvm", "soft")
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(Record, frozen=True):
     """A backend's name and one line that says why it was taken."""
 
     name: str

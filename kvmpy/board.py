@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kvmpy.backend import CData
 from kvmpy.bus import MmioBus, PortBus
 from kvmpy.devices.base import Device
 from kvmpy.devices.blockend import BlockEnd
-from kvmpy.devices.pci.device import PciDevice
 from kvmpy.devices.serial import Serial
-from kvmpy.devices.virtio.device import VirtioDevice
 from kvmpy.errors import ConfigError
 from kvmpy.host.chars import CharEnd
 from kvmpy.irq import Line
 from kvmpy.memory import GuestMemory
+from kvmpy.record import Record
 
 if TYPE_CHECKING:
     from kvmpy.boot import Hardware
+    from kvmpy.devices.virtio.device import VirtioDevice
 
 COM_PORTS = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))
 """First port and IRQ of COM1 to COM4."""
@@ -28,8 +27,7 @@ SCI = 9
 LCR, EIGHT_BITS = 3, 0x03
 
 
-@dataclass(frozen=True)
-class Parts:
+class Parts(Record, frozen=True):
     """What a machine gives its board."""
 
     serial: Sequence[CharEnd]
@@ -55,9 +53,9 @@ class Board:
 
     def carry(self, device: Device | VirtioDevice) -> Device:
         """Gives a device its place: the Device that stands on the buses. ConfigError where the type has no bus for it."""
-        if isinstance(device, VirtioDevice):
+        if not isinstance(device, Device):
             return self.carry_virtio(device)
-        if isinstance(device, PciDevice):
+        if device.is_pci:
             raise ConfigError(f"{device.name}: machine type {self.name} has no PCI")
         return device
 
@@ -96,10 +94,13 @@ class Board:
 
 def make_board(name: str, parts: Parts) -> Board:
     """The board of a machine type. ConfigError for an unknown name."""
-    from kvmpy.micro import Micro
-    from kvmpy.pc import Pc
+    # A type is loaded with its devices, those of the other are not.
+    if name == "pc":
+        from kvmpy.pc import Pc
 
-    types: dict[str, type[Board]] = {kind.name: kind for kind in (Pc, Micro)}
-    if name not in types:
-        raise ConfigError(f"machine {name!r}: one of {', '.join(types)}")
-    return types[name](parts)
+        return Pc(parts)
+    if name == "micro":
+        from kvmpy.micro import Micro
+
+        return Micro(parts)
+    raise ConfigError(f"machine {name!r}: one of pc, micro")

@@ -5,7 +5,6 @@ A model is a subset of what the backend can show. Names of features are those of
 
 from __future__ import annotations
 
-import difflib
 import re
 
 from kvmpy.backend import CData
@@ -106,6 +105,8 @@ def parse_model(model: str, has: set[str]) -> set[str]:
         match = re.fullmatch(r"([+-])(.+)", change)
         feature = ALIASES.get(match[2], match[2]) if match else ""
         if match is None or feature not in FEATURES:
+            import difflib  # for the message alone
+
             near = difflib.get_close_matches(feature, [*FEATURES, *ALIASES], 3)
             hint = f"did you mean {' or '.join(near)}?" if near else "see kvmpy info"
             raise ConfigError(f"{change!r} is not +feature or -feature of a CPU that kvmpy knows: {hint}")

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from os import PathLike, fspath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kvmpy.board import Board
-from kvmpy.devices.virtio.blk import VirtioBlk
-from kvmpy.host.images import DiskSpec, Image, open_image, parse_disk
+if TYPE_CHECKING:
+    from kvmpy.board import Board
+    from kvmpy.host.images import DiskSpec, Image
 
-Wanted = str | PathLike[str] | DiskSpec
 BY_BIOS = frozenset({"bios", "bios-memory", "sector", "flat16", "linux16"})
 """Boot protocols of 16-bit code."""
 MOST_QUEUES = 4
@@ -23,7 +22,7 @@ MOST_QUEUES = 4
 class Disks:
     """Opens all images at once, so that what is wrong with one shows early. `add` puts a device into the machine."""
 
-    def __init__(self, wanted: Sequence[Wanted], board: Board, add: Callable[[Any], Any], cpus: int) -> None:
+    def __init__(self, wanted: Sequence[str | PathLike[str] | DiskSpec], board: Board, add: Callable[[Any], Any], cpus: int) -> None:
         self._board = board
         self._add = add
         self._queues = min(cpus, MOST_QUEUES)
@@ -31,6 +30,10 @@ class Disks:
         """Those without a bus yet."""
         self._booted: str | None = None
         self._count = 0
+        if not wanted:
+            return
+        from kvmpy.host.images import DiskSpec, open_image, parse_disk  # a machine without disks needs none of the formats
+
         specs = [spec if isinstance(spec, DiskSpec) else parse_disk(spec) for spec in wanted]
         try:
             for spec in specs:
@@ -52,6 +55,8 @@ class Disks:
         """The first disk of the BIOS is this image; once is enough."""
         name = fspath(path)
         if name != self._booted:
+            from kvmpy.host.images import DiskSpec, open_image
+
             image = open_image(DiskSpec(name))
             try:
                 self._board.boot_from(image)
@@ -63,6 +68,8 @@ class Disks:
     def _put(self, image: Image, bus: str) -> None:
         try:
             if bus == "virtio":
+                from kvmpy.devices.virtio.blk import VirtioBlk
+
                 self._count += 1
                 self._add(VirtioBlk(image, self._queues, f"virtio-blk {self._count}"))
             elif bus == "bios":

@@ -5,17 +5,17 @@ A handler that ends the run calls `loop.stop` with a verdict; all others return,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from kvmpy.backend import CData, Vcpu
-from kvmpy.exits import InternalErrorExit, decode, reason_name
-from kvmpy.native import ffi, lib
+from kvmpy.native import CData, ffi, lib
 from kvmpy.verdicts import Crashed, Halted, PowerOff, Reset, Stopped
 from kvmpy.x86 import msr_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kvmpy.backend import Vcpu
+    from kvmpy.exits import Exit, InternalErrorExit
     from kvmpy.loop import Loop
 
 KNOWN = 64
@@ -29,6 +29,13 @@ MOST_MSRS = 1024
 """So many different unknown MSRs are counted; a guest that tries all four thousand million must not fill the host's memory."""
 _U64 = (1 << 64) - 1
 _ENOSYS = (1 << 64) - 1000  # KVM_ENOSYS of <linux/kvm_para.h>, negated
+
+
+def decode(record: CData, reason: int | None = None) -> Exit:
+    """`kvmpy.exits.decode`. Its classes are made when the first exit needs words: the hot ones, I/O and MMIO, do not."""
+    from kvmpy.exits import decode
+
+    return decode(record, reason)
 
 
 class Seat:
@@ -148,8 +155,7 @@ def on_nothing(loop: Loop, seat: Seat) -> None:
 
 
 def on_internal_error(loop: Loop, seat: Seat) -> None:
-    error = decode(seat.record, lib.KVM_EXIT_INTERNAL_ERROR)
-    assert isinstance(error, InternalErrorExit)
+    error = cast("InternalErrorExit", decode(seat.record, lib.KVM_EXIT_INTERNAL_ERROR))
     code = error.instruction.hex(" ")
     if error.emulation and loop.debugger is not None and loop.debugger.on_refused(seat, error.instruction):
         loop.stop(Stopped("debug"))
@@ -240,4 +246,6 @@ EXIT_INTR = lib.KVM_EXIT_INTR
 
 def exit_name(reason: int) -> str:
     """Name of an exit reason in small letters: "io", "hlt", "exit 99"."""
+    from kvmpy.exits import reason_name  # as in `decode`
+
     return reason_name(reason).lower()

@@ -7,10 +7,10 @@ The hot path (port I/O, MMIO) reads the record's fields itself and needs nothing
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar
 
 from kvmpy.native import CData, ffi, lib
+from kvmpy.record import Record
 from kvmpy.x86 import EXCEPTIONS, msr_name
 
 REASON_NAMES: dict[int, str] = {
@@ -26,8 +26,7 @@ def reason_name(reason: int) -> str:
     return REASON_NAMES.get(reason, f"exit {reason}")
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
+class Exit(Record, frozen=True):
     """Base of all exits; its text is one line."""
 
     REASON: ClassVar[int] = -1
@@ -36,8 +35,7 @@ class Exit:
         return reason_name(self.REASON)
 
 
-@dataclass(frozen=True, slots=True)
-class IoExit(Exit):
+class IoExit(Exit, frozen=True):
     """`count` accesses of `size` bytes to a port; `data` is what OUT wrote, or room that IN's answer goes into."""
 
     REASON: ClassVar[int] = lib.KVM_EXIT_IO
@@ -58,8 +56,7 @@ class IoExit(Exit):
         return f"OUT {self.port:#x}.{self.size}{times} = {text}" if self.out else f"IN {self.port:#x}.{self.size}{times}"
 
 
-@dataclass(frozen=True, slots=True)
-class MmioExit(Exit):
+class MmioExit(Exit, frozen=True):
     """One access of 1 to 8 bytes to a guest physical address without memory."""
 
     REASON: ClassVar[int] = lib.KVM_EXIT_MMIO
@@ -78,43 +75,37 @@ class MmioExit(Exit):
         return f"MMIO read {self.address:#x}.{self.size}"
 
 
-@dataclass(frozen=True, slots=True)
-class HltExit(Exit):
+class HltExit(Exit, frozen=True):
     """HLT, where the local APIC is not in the backend."""
 
     REASON: ClassVar[int] = lib.KVM_EXIT_HLT
 
 
-@dataclass(frozen=True, slots=True)
-class ShutdownExit(Exit):
+class ShutdownExit(Exit, frozen=True):
     """A triple fault, or another way to the shutdown state."""
 
     REASON: ClassVar[int] = lib.KVM_EXIT_SHUTDOWN
 
 
-@dataclass(frozen=True, slots=True)
-class IntrExit(Exit):
+class IntrExit(Exit, frozen=True):
     """A signal or a kick ended the run."""
 
     REASON: ClassVar[int] = lib.KVM_EXIT_INTR
 
 
-@dataclass(frozen=True, slots=True)
-class NmiExit(Exit):
+class NmiExit(Exit, frozen=True):
     """The host took an NMI; nothing to do for the guest."""
 
     REASON: ClassVar[int] = lib.KVM_EXIT_NMI
 
 
-@dataclass(frozen=True, slots=True)
-class IrqWindowExit(Exit):
+class IrqWindowExit(Exit, frozen=True):
     """The guest can take an external interrupt now (asked for with request_interrupt_window)."""
 
     REASON: ClassVar[int] = lib.KVM_EXIT_IRQ_WINDOW_OPEN
 
 
-@dataclass(frozen=True, slots=True)
-class SetTprExit(Exit):
+class SetTprExit(Exit, frozen=True):
     """The guest lowered CR8 below a waiting interrupt's priority."""
 
     REASON: ClassVar[int] = lib.KVM_EXIT_SET_TPR
@@ -124,8 +115,7 @@ class SetTprExit(Exit):
         return f"SET_TPR cr8={self.cr8:#x}"
 
 
-@dataclass(frozen=True, slots=True)
-class TprAccessExit(Exit):
+class TprAccessExit(Exit, frozen=True):
     """An access to the APIC's task priority (KVM_TPR_ACCESS_REPORTING)."""
 
     REASON: ClassVar[int] = lib.KVM_EXIT_TPR_ACCESS
@@ -144,8 +134,7 @@ INTERNAL_ERRORS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class InternalErrorExit(Exit):
+class InternalErrorExit(Exit, frozen=True):
     """KVM gave up. With suberror 1, `instruction` has the bytes fetched at RIP (up to 15, more than the instruction's own)."""
 
     REASON: ClassVar[int] = lib.KVM_EXIT_INTERNAL_ERROR
@@ -165,8 +154,7 @@ class InternalErrorExit(Exit):
         return f"{text}: {' '.join(f'{word:#x}' for word in self.data)}" if self.data else text
 
 
-@dataclass(frozen=True, slots=True)
-class FailEntryExit(Exit):
+class FailEntryExit(Exit, frozen=True):
     """The processor refused the guest's state; `hardware_reason` is its own word for it."""
 
     REASON: ClassVar[int] = lib.KVM_EXIT_FAIL_ENTRY
@@ -177,8 +165,7 @@ class FailEntryExit(Exit):
         return f"FAIL_ENTRY hardware reason {self.hardware_reason:#x} on host CPU {self.cpu}"
 
 
-@dataclass(frozen=True, slots=True)
-class HardwareExit(Exit):
+class HardwareExit(Exit, frozen=True):
     """KVM_EXIT_UNKNOWN: the processor's exit reason is one that KVM does not know."""
 
     REASON: ClassVar[int] = lib.KVM_EXIT_UNKNOWN
@@ -188,8 +175,7 @@ class HardwareExit(Exit):
         return f"UNKNOWN hardware reason {self.hardware_reason:#x}"
 
 
-@dataclass(frozen=True, slots=True)
-class ExceptionExit(Exit):
+class ExceptionExit(Exit, frozen=True):
     """KVM_EXIT_EXCEPTION (old kernels)."""
 
     REASON: ClassVar[int] = lib.KVM_EXIT_EXCEPTION
@@ -200,8 +186,7 @@ class ExceptionExit(Exit):
         return f"EXCEPTION {EXCEPTIONS.get(self.exception, self.exception)} error code {self.error_code:#x}"
 
 
-@dataclass(frozen=True, slots=True)
-class DebugExit(Exit):
+class DebugExit(Exit, frozen=True):
     """Guest debugging stopped the vCPU: `exception` 1 with DR6 telling why, or 3 for a breakpoint instruction at `pc`."""
 
     REASON: ClassVar[int] = lib.KVM_EXIT_DEBUG
@@ -230,8 +215,7 @@ MSR_REASONS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class MsrReadExit(Exit):
+class MsrReadExit(Exit, frozen=True):
     """RDMSR for the host to answer: the value into record.msr.data, or 1 into record.msr.error for #GP."""
 
     REASON: ClassVar[int] = lib.KVM_EXIT_X86_RDMSR
@@ -242,8 +226,7 @@ class MsrReadExit(Exit):
         return f"RDMSR {msr_name(self.index)} ({MSR_REASONS.get(self.why, self.why)})"
 
 
-@dataclass(frozen=True, slots=True)
-class MsrWriteExit(Exit):
+class MsrWriteExit(Exit, frozen=True):
     """WRMSR for the host to take: 1 into record.msr.error gives #GP."""
 
     REASON: ClassVar[int] = lib.KVM_EXIT_X86_WRMSR
@@ -266,8 +249,7 @@ SYSTEM_EVENTS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class SystemEventExit(Exit):
+class SystemEventExit(Exit, frozen=True):
     """The guest asked the hypervisor for a system-wide event."""
 
     REASON: ClassVar[int] = lib.KVM_EXIT_SYSTEM_EVENT
@@ -278,8 +260,7 @@ class SystemEventExit(Exit):
         return f"SYSTEM_EVENT {SYSTEM_EVENTS.get(self.type, self.type)}"
 
 
-@dataclass(frozen=True, slots=True)
-class HypercallExit(Exit):
+class HypercallExit(Exit, frozen=True):
     """VMCALL for the host to answer in record.hypercall.ret."""
 
     REASON: ClassVar[int] = lib.KVM_EXIT_HYPERCALL
@@ -291,8 +272,7 @@ class HypercallExit(Exit):
         return f"HYPERCALL {self.number:#x}({', '.join(f'{a:#x}' for a in self.arguments)})"
 
 
-@dataclass(frozen=True, slots=True)
-class IoapicEoiExit(Exit):
+class IoapicEoiExit(Exit, frozen=True):
     """EOI of a level-triggered vector whose I/O APIC the host has (split irqchip)."""
 
     REASON: ClassVar[int] = lib.KVM_EXIT_IOAPIC_EOI
@@ -302,8 +282,7 @@ class IoapicEoiExit(Exit):
         return f"IOAPIC_EOI vector {self.vector:#x}"
 
 
-@dataclass(frozen=True, slots=True)
-class HypervExit(Exit):
+class HypervExit(Exit, frozen=True):
     """A Hyper-V synthetic controller call; `type` is KVM_EXIT_HYPERV_*."""
 
     REASON: ClassVar[int] = lib.KVM_EXIT_HYPERV
@@ -313,29 +292,25 @@ class HypervExit(Exit):
         return f"HYPERV type {self.type}"
 
 
-@dataclass(frozen=True, slots=True)
-class DirtyRingFullExit(Exit):
+class DirtyRingFullExit(Exit, frozen=True):
     """The vCPU's dirty ring must be harvested and reset."""
 
     REASON: ClassVar[int] = lib.KVM_EXIT_DIRTY_RING_FULL
 
 
-@dataclass(frozen=True, slots=True)
-class ApResetHoldExit(Exit):
+class ApResetHoldExit(Exit, frozen=True):
     """An SEV-ES guest's AP waits for its start."""
 
     REASON: ClassVar[int] = lib.KVM_EXIT_AP_RESET_HOLD
 
 
-@dataclass(frozen=True, slots=True)
-class BusLockExit(Exit):
+class BusLockExit(Exit, frozen=True):
     """A split lock or a locked access to uncached memory (KVM_CAP_X86_BUS_LOCK_EXIT)."""
 
     REASON: ClassVar[int] = lib.KVM_EXIT_X86_BUS_LOCK
 
 
-@dataclass(frozen=True, slots=True)
-class NotifyExit(Exit):
+class NotifyExit(Exit, frozen=True):
     """No interrupt window for too long (KVM_CAP_X86_NOTIFY_VMEXIT); with a lost context the guest cannot go on."""
 
     REASON: ClassVar[int] = lib.KVM_EXIT_NOTIFY
@@ -345,8 +320,7 @@ class NotifyExit(Exit):
         return "NOTIFY, context invalid" if self.context_invalid else "NOTIFY"
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryFaultExit(Exit):
+class MemoryFaultExit(Exit, frozen=True):
     """An access that the host's memory behind the slot cannot serve."""
 
     REASON: ClassVar[int] = lib.KVM_EXIT_MEMORY_FAULT
@@ -358,8 +332,7 @@ class MemoryFaultExit(Exit):
         return f"MEMORY_FAULT {self.address:#x}.{self.size:#x}{' private' if self.private else ''}"
 
 
-@dataclass(frozen=True, slots=True)
-class UnknownExit(Exit):
+class UnknownExit(Exit, frozen=True):
     """A reason that has no class here."""
 
     reason: int

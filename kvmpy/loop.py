@@ -11,15 +11,17 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kvmpy.backend import Vcpu, Vm
 from kvmpy.bus import MmioBus, PortBus
 from kvmpy.exit_handlers import EXIT_INTR, HANDLERS, KNOWN, Seat, exit_name
 from kvmpy.threads import start_thread
-from kvmpy.trace import Tracer
 from kvmpy.verdicts import Halted, Stopped, Verdict
 from kvmpy.x86 import RFLAGS_IF
+
+if TYPE_CHECKING:
+    from kvmpy.trace import Tracer
 
 MP_STATE_RUNNABLE = 0
 MP_STATE_UNINITIALIZED = 1

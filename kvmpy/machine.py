@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
+import importlib
 import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kvmpy.backend import Backend, Vcpu, Vm
 from kvmpy.bus import MmioBus, PortBus, place
 from kvmpy.clock import HostClock, VirtualClock
 from kvmpy.cpu import Cpu
 from kvmpy.devices.base import Clock, Device
-from kvmpy.devices.virtio.device import VirtioDevice
 from kvmpy.errors import ConfigError, HostError, ImageError
-from kvmpy.host.capture import Capture
 from kvmpy.host.chars import CharEnd, Null
-from kvmpy.host.images import DiskSpec, is_qcow2
-from kvmpy.host.net.spec import NetSpec
+from kvmpy.host.images.magic import is_qcow2
 from kvmpy.host.tap import Tap
 from kvmpy.irq import Line
 from kvmpy.loop import Loop, MsrHandler
 from kvmpy.memory import GuestMemory
 from kvmpy.native import lib
-from kvmpy.regs import linear_rip
-from kvmpy.trace import Listener, Tracer
 from kvmpy.verdicts import Reset, Stopped, Verdict
-from kvmpy.x86 import msr_name
+
+if TYPE_CHECKING:
+    from kvmpy.devices.virtio.device import VirtioDevice
+    from kvmpy.host.images import DiskSpec
+    from kvmpy.host.net.spec import NetSpec
+    from kvmpy.trace import Listener
 
 Path = str | PathLike[str]
 End = CharEnd | str
@@ -197,12 +197,19 @@ class Machine:
             given = list(serial)
         if not 1 <= len(given) <= 4:
             raise ConfigError(f"{len(given)} serial ports: a machine has 1 to 4")
-        ends = [Capture() if end is None else self._open_end(end) for end in given]
+        ends = [self._capture() if end is None else self._open_end(end) for end in given]
         return ends + [Null() for _ in range(2 - len(ends))]
+
+    def _capture(self) -> CharEnd:
+        from kvmpy.host.capture import Capture
+
+        return Capture()
 
     def _open_end(self, end: End) -> CharEnd:
         if not isinstance(end, str):
             return end
+        if end == "none":
+            return Null()
         from kvmpy.host.ends import open_end
         from kvmpy.host.terminal import Terminal
 
@@ -248,8 +255,11 @@ class Machine:
     def add(self, device: Device | VirtioDevice) -> Device:
         """Places a device, before `load`: its ranges on the buses, its interrupt lines on the chips, a PCI function in a slot,
         a virtio device on the machine type's transport. Gives what stands on the bus."""
-        if not isinstance(device, (Device, VirtioDevice)):
-            raise ConfigError(f"{device!r} is not a kvmpy.Device")
+        if not isinstance(device, Device):
+            from kvmpy.devices.virtio.device import VirtioDevice
+
+            if not isinstance(device, VirtioDevice):
+                raise ConfigError(f"{device!r} is not a kvmpy.Device")
         device = self.board.carry(device)
         place(device, self.ports, self.mmio)
         device.connect(self)
@@ -267,7 +277,7 @@ class Machine:
             self.vm.irq_line(line.gsi, int(bool(high)))
 
     def _can_assist(self) -> bool:
-        return self.vm.name == "kvm" and importlib.util.find_spec("kvmpy.soft.assist") is not None
+        return self.vm.name == "kvm" and hasattr(lib, "kp_vm_create")
 
     def _assist(self, vcpu: Vcpu) -> bool:
         assist = importlib.import_module("kvmpy.soft.assist")
@@ -421,6 +431,8 @@ class Machine:
 
     def where(self, cpu: int = 0) -> str:
         """Where a vCPU stands: "start_kernel+0x1c (main.c:12)", or the linear address where nothing is known."""
+        from kvmpy.regs import linear_rip
+
         vcpu = self.cpu[cpu].vcpu
         return str(self.symbols.where(linear_rip(vcpu.get_regs(), vcpu.get_sregs())))
 
@@ -428,6 +440,8 @@ class Machine:
 
     def trace(self, listener: Listener) -> Callable[[], None]:
         """Calls `listener` with an Event for every exit and every event of a device; the function given back ends that."""
+        from kvmpy.trace import Tracer
+
         tracer = self.loop.tracer
         if tracer is None:
             tracer = Tracer(self.clock.now)
@@ -447,6 +461,8 @@ class Machine:
     def statistics(self) -> dict[str, Any]:
         """Counts as plain data: exits by name, unclaimed accesses by address, events of devices, the backend's own counters
         (those that are not zero)."""
+        from kvmpy.x86 import msr_name
+
         backend: Counter[str] = Counter()
         for cpu in self.cpu:
             backend.update({name: count for name, count in cpu.vcpu.statistics().items() if count and "_hist[" not in name})

@@ -6,16 +6,16 @@ RAM lies below the hole for 32-bit devices (0xC0000000 to 4 GiB by default) and 
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from kvmpy.backend import Vm
 from kvmpy.errors import ConfigError, HostError, MemoryAccessError
+from kvmpy.native import ffi
+from kvmpy.record import Record
 from kvmpy.units import PAGE, format_size, parse_size
 
 FOUR_GIB = 1 << 32
@@ -43,9 +43,8 @@ class Backing:
             os.close(self.fd)
             number = getattr(error, "errno", None) or 12
             raise HostError(f"mapping {format_size(size)} of guest memory", number, "ask for less memory") from None
-        anchor = ctypes.c_char.from_buffer(self.map)
-        self.address = ctypes.addressof(anchor)
-        del anchor  # it would pin the mapping
+        with ffi.from_buffer(self.map) as start:  # kept, it would pin the mapping
+            self.address = int(ffi.cast("uintptr_t", start))
 
     def close(self) -> None:
         """Closes the file; the mapping goes now, or with the last view into it."""
@@ -56,8 +55,7 @@ class Backing:
             pass
 
 
-@dataclass(eq=False)
-class Region:
+class Region(Record, eq=False):
     """A run of guest physical pages with host pages behind them; one memory slot of the backend."""
 
     gpa: int

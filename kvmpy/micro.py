@@ -13,13 +13,13 @@ from kvmpy.devices.base import Device
 from kvmpy.devices.debug_console import DebugConsole
 from kvmpy.devices.debug_exit import DebugExit
 from kvmpy.devices.reset_port import ResetPort
-from kvmpy.devices.virtio.device import VirtioDevice
-from kvmpy.devices.virtio.mmio import SIZE, VirtioMmio
 from kvmpy.errors import ConfigError
 from kvmpy.irq import Line
 
 if TYPE_CHECKING:
     from kvmpy.boot import Hardware
+    from kvmpy.devices.virtio.device import VirtioDevice
+    from kvmpy.devices.virtio.mmio import VirtioMmio
 
 VIRTIO_BASE = 0xFEB00000
 VIRTIO_STEP = 0x1000
@@ -44,6 +44,8 @@ class Micro(Board):
         number = len(self.virtio)
         if number == MOST_VIRTIO:
             raise ConfigError(f"{device.name}: machine type micro has room for {MOST_VIRTIO} virtio devices")
+        from kvmpy.devices.virtio.mmio import VirtioMmio  # a machine without virtio devices needs none of it
+
         carrier = VirtioMmio(device, VIRTIO_BASE + number * VIRTIO_STEP, Line(VIRTIO_IRQS[number % len(VIRTIO_IRQS)]))
         self.virtio.append(carrier)
         return carrier
@@ -52,12 +54,12 @@ class Micro(Board):
         """A Linux that is told not to look at ACPI finds its devices here; told by both it would see each of them twice."""
         if "acpi=off" not in text.split():
             return text
-        return " ".join([text, *(f"virtio_mmio.device={SIZE}@{each.base:#x}:{each.line.gsi}" for each in self.virtio)])
+        return " ".join([text, *(f"virtio_mmio.device={each.mmio[1]}@{each.base:#x}:{each.line.gsi}" for each in self.virtio)])
 
     def hardware(self, cpus: int) -> Hardware:
         from kvmpy.boot import Hardware
 
         return Hardware(
             cpus=cpus, com_ports=COM_PORTS[: len(self.serial)], rtc=False, i8042=False, isa_chips=False, sci=SCI,
-            virtio_mmio=tuple((each.base, SIZE, each.line.gsi) for each in self.virtio),
+            virtio_mmio=tuple((*each.mmio, each.line.gsi) for each in self.virtio),
         )

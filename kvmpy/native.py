@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import importlib
-import importlib.machinery
-import importlib.util
 import os
 import sys
 from typing import Any
@@ -21,10 +19,12 @@ def _load() -> Any:
             return importlib.import_module("kvmpy._native")
         except ModuleNotFoundError:
             raise ImportError("kvmpy's native module is not built: run make setup, or pip install .") from None
-    loader = importlib.machinery.ExtensionFileLoader("kvmpy._native", path)
-    spec = importlib.util.spec_from_file_location("kvmpy._native", path, loader=loader)
+    from importlib import machinery, util  # for this case alone
+
+    loader = machinery.ExtensionFileLoader("kvmpy._native", path)
+    spec = util.spec_from_file_location("kvmpy._native", path, loader=loader)
     assert spec is not None
-    module = importlib.util.module_from_spec(spec)
+    module = util.module_from_spec(spec)
     sys.modules["kvmpy._native"] = module
     loader.exec_module(module)
     return module

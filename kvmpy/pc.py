@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from kvmpy.backend import CData
 from kvmpy.board import COM_PORTS, SCI, Board, Parts
 from kvmpy.devices.acpi_pm import AcpiPm
-from kvmpy.devices.ata.controller import IdeController
 from kvmpy.devices.base import Device
 from kvmpy.devices.biosdisk import BiosDisk
 from kvmpy.devices.blockend import BlockEnd
@@ -24,13 +23,13 @@ from kvmpy.devices.port92 import A20Gate, Port92
 from kvmpy.devices.post import Post
 from kvmpy.devices.reset_port import ResetPort
 from kvmpy.devices.rtc import Rtc
-from kvmpy.devices.virtio.device import VirtioDevice
-from kvmpy.devices.virtio.pci import VirtioPci
 from kvmpy.irq import Line
 from kvmpy.memory import FOUR_GIB
 
 if TYPE_CHECKING:
     from kvmpy.boot import Hardware
+    from kvmpy.devices.ata.controller import IdeController
+    from kvmpy.devices.virtio.device import VirtioDevice
 
 KEYBOARD, MOUSE, CLOCK = 1, 12, 8
 LEVEL_IRQS_HIGH = 1 << (10 - 8) | 1 << (11 - 8)
@@ -54,7 +53,7 @@ class Pc(Board):
         self.pm = AcpiPm(Line(SCI))
         self.post = Post()
         self.bios_disk = BiosDisk()
-        self.ide: IdeController | None = None  # comes with its first drive
+        self.ide: IdeController | None = None
         reset = ResetPort()
         reset.ports = []  # 0xCF9 lies inside the PCI host's ports, which passes it on
         self.pci = pci.PciHost(parts.buses, reset)
@@ -70,6 +69,8 @@ class Pc(Board):
         return super().carry(device)
 
     def carry_virtio(self, device: VirtioDevice) -> Device:
+        from kvmpy.devices.virtio.pci import VirtioPci  # a machine without virtio devices needs none of it
+
         return self.carry(VirtioPci(device))
 
     def boot_from(self, image: BlockEnd) -> None:
@@ -77,6 +78,8 @@ class Pc(Board):
 
     def add_ata(self, image: BlockEnd, cdrom: bool, add: Callable[[Any], Any]) -> None:
         if self.ide is None:
+            from kvmpy.devices.ata.controller import IdeController  # comes with its first drive
+
             self.ide = IdeController(slot=1, function=1)
             add(self.ide)
         self.ide.attach(image, cdrom)

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
+from kvmpy.record import Record, field
 
-@dataclass(frozen=True)
-class Verdict:
+
+class Verdict(Record, frozen=True):
     """Base of all verdicts; its text is one line fit for a user."""
 
     def __str__(self) -> str:
         return type(self).__name__.lower()
 
 
-@dataclass(frozen=True)
-class Halted(Verdict):
+class Halted(Verdict, frozen=True):
     """Every vCPU waits in HLT and nothing can wake one."""
 
     def __str__(self) -> str:
         return "halted: every CPU is in HLT with interrupts off"
 
 
-@dataclass(frozen=True)
-class Reset(Verdict):
+class Reset(Verdict, frozen=True):
     """The guest asked for a reset; `by` names the way it took ("i8042", "port 0x92", "port 0xcf9")."""
 
     by: str = ""
@@ -32,16 +30,14 @@ class Reset(Verdict):
         return f"reset by {self.by}" if self.by else "reset"
 
 
-@dataclass(frozen=True)
-class PowerOff(Verdict):
+class PowerOff(Verdict, frozen=True):
     """The guest switched the machine off."""
 
     def __str__(self) -> str:
         return "powered off"
 
 
-@dataclass(frozen=True)
-class GuestExit(Verdict):
+class GuestExit(Verdict, frozen=True):
     """The guest wrote `code` to the debug-exit port; a process can pass on its low 8 bits only."""
 
     code: int
@@ -50,8 +46,7 @@ class GuestExit(Verdict):
         return f"guest exit, status {self.code}"
 
 
-@dataclass(frozen=True)
-class Crashed(Verdict):
+class Crashed(Verdict, frozen=True):
     """The guest cannot go on (triple fault, an instruction the backend refuses): where and why."""
 
     rip: int
@@ -64,8 +59,7 @@ class Crashed(Verdict):
         return f"crashed at rip {self.rip:#x}: {self.why}" + (f" (vCPU {self.vcpu})" if self.vcpu else "")
 
 
-@dataclass(frozen=True)
-class Stopped(Verdict):
+class Stopped(Verdict, frozen=True):
     """The host ended the run: `why` is "timeout", "until", "quit", "interrupt" or the caller's word."""
 
     why: str = ""

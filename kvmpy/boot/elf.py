@@ -6,10 +6,10 @@ The reader is strict and small because images may be hostile: every offset is ch
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 
 from kvmpy.boot.image import Image
 from kvmpy.boot.layout import Layout
+from kvmpy.record import Record
 
 PT_LOAD, PT_INTERP, PT_NOTE = 1, 3, 4
 SHT_NOBITS = 8
@@ -23,8 +23,7 @@ EM_NAMES = {
 MOST_SEGMENTS = 4096
 
 
-@dataclass(frozen=True)
-class Program:
+class Program(Record, frozen=True):
     """A program header."""
 
     type: int
@@ -35,8 +34,7 @@ class Program:
     memsz: int
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(Record, frozen=True):
     """A section header, with the position of its raw bytes in the table."""
 
     type: int
@@ -147,7 +145,7 @@ class Elf:
             if p.filesz > p.memsz:
                 raise self.image.error(f"segment {number} is larger in the file ({p.filesz:#x}) than in memory ({p.memsz:#x})")
             self.image.bytes(p.offset, p.filesz, f"segment {number}")
-            moved = replace(p, paddr=p.paddr + shift)
+            moved = Program(p.type, p.offset, p.vaddr, p.paddr + shift, p.filesz, p.memsz)
             layout.take(self.image, moved.paddr, p.memsz, f"segment {number}")
             placed.append(moved)
         # Written only after all of them were accepted: a refused image leaves memory as it was.

@@ -14,9 +14,8 @@ The firmware table, little endian, at EF000h (see docs/firmware.md):
 
 from __future__ import annotations
 
+import os
 import struct
-from dataclasses import dataclass
-from pathlib import Path
 
 from kvmpy.boot.bios_area import FIRMWARE, FIRMWARE_TABLE
 from kvmpy.boot.bootparams import is_bzimage
@@ -27,6 +26,7 @@ from kvmpy.boot.job import Job
 from kvmpy.boot.layout import BIOS, lower_kib, upper_kib
 from kvmpy.boot.state import BootState, real_mode
 from kvmpy.errors import ConfigError
+from kvmpy.record import Record
 from kvmpy.units import KIB
 
 ROM_BASE = 0xFFFF0000
@@ -37,11 +37,10 @@ FIRST_BOOTABLE = 0xFF
 ENTRIES_AT = 0x40
 MOST_ENTRIES = 128
 
-BLOB = Path(__file__).resolve().parent.parent / "blobs" / "bios.bin"
+BLOB = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "blobs", "bios.bin")
 
 
-@dataclass(frozen=True)
-class FarEntry:
+class FarEntry(Record, frozen=True):
     """Real-mode code that the BIOS starts instead of a boot sector: DS = ES = FS = GS = SS = data."""
 
     cs: int
@@ -50,10 +49,11 @@ class FarEntry:
     sp: int
 
 
-def read_rom(path: Path = BLOB) -> bytes:
+def read_rom(path: str | os.PathLike[str] = BLOB) -> bytes:
     """The BIOS image. ConfigError when it was not built."""
     try:
-        rom = path.read_bytes()
+        with open(path, "rb") as file:
+            rom = file.read()
     except OSError as error:
         raise ConfigError(f"the BIOS image {path} cannot be read ({error.strerror}): run make") from None
     if len(rom) != ROM_SIZE:

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from kvmpy.boot.job import Job
 from kvmpy.boot.layout import EBDA
-from kvmpy.boot.paging import identity_map
-from kvmpy.boot.pvh import start_info
 from kvmpy.boot.state import BootState, long_mode, protected_mode, real_mode
 
 SECTOR = 0x7C00
@@ -62,12 +60,17 @@ def load_sector(job: Job) -> BootState:
 
 
 def load_flat32(job: Job) -> BootState:
+    from kvmpy.boot.pvh import start_info
+
     base = _place(job, 0x100000)
     gprs = {"rsp": stack_top(job), "rbx": start_info(job)}
     return job.finish(protected_mode("flat32", base, gprs=gprs, summary=f"{len(job.image)} bytes at {base:#x}"))
 
 
 def load_flat64(job: Job) -> BootState:
+    from kvmpy.boot.paging import identity_map
+    from kvmpy.boot.pvh import start_info
+
     base = _place(job, 0x100000)
     gprs = {"rsp": stack_top(job), "rdi": start_info(job)}
     state = long_mode("flat64", base, identity_map(job.layout), gprs=gprs, summary=f"{len(job.image)} bytes at {base:#x}")

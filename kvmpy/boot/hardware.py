@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from kvmpy.record import Record
 
 LAPIC_BASE = 0xFEE00000
 IOAPIC_BASE = 0xFEC00000
 IOAPIC_PINS = 24
 
 
-@dataclass(frozen=True)
-class Pci:
+class Pci(Record, frozen=True):
     """PCI bus 0 as the tables tell it."""
 
     ecam: int
@@ -23,8 +22,7 @@ class Pci:
     """Slot of the ISA bridge."""
 
 
-@dataclass(frozen=True)
-class Hardware:
+class Hardware(Record, frozen=True):
     """What the guest is told. The defaults are the devices that every machine has."""
 
     cpus: int = 1

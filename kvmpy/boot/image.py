@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from pathlib import Path
 
 from kvmpy.errors import ImageError
 from kvmpy.units import GIB, format_size
@@ -66,7 +65,7 @@ def read_image(path: str | os.PathLike[str], what: str = "image") -> Image:
 def read_head(path: str | os.PathLike[str], size: int) -> bytes:
     """The first bytes of a file, without judging it; empty when it cannot be read."""
     try:
-        with Path(path).open("rb") as file:
+        with open(path, "rb") as file:
             return file.read(size)
     except (OSError, ValueError):
         return b""

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from kvmpy.boot.image import Image
 from kvmpy.boot.layout import VGA, Layout
 from kvmpy.boot.state import BootState, Table, pack_gdt
+from kvmpy.record import Record, field
 from kvmpy.units import MIB, PAGE
 
 LOADER_NAME = b"kvmpy"
 
 
-@dataclass(frozen=True)
-class Module:
+class Module(Record, frozen=True):
     """A file loaded beside the kernel; `cmdline` is its own text, by multiboot's custom the file's name and arguments."""
 
     image: Image
     cmdline: bytes = b""
 
 
-@dataclass
-class Job:
+class Job(Record):
     """One load: the image, where it goes, and what goes with it."""
 
     image: Image

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from bisect import insort
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from kvmpy.boot.image import Image
 from kvmpy.errors import ImageError
+from kvmpy.record import Record
 from kvmpy.units import GIB, KIB, MIB, PAGE
 
 EBDA = 0x9FC00
@@ -34,8 +34,7 @@ class Memory(Protocol):
     def add_bios(self, image: bytes, name: str = "BIOS") -> None: ...
 
 
-@dataclass(frozen=True)
-class Range:
+class Range(Record, frozen=True):
     """Entry of the memory map: first address, size in bytes, E820 type."""
 
     base: int

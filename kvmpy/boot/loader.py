@@ -2,51 +2,67 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from types import ModuleType
 
-from kvmpy.boot import bios_area, firmware, flat, linux, multiboot1, multiboot2, plain, pvh
-from kvmpy.boot.elf import is_elf
+from kvmpy.boot import bios_area
 from kvmpy.boot.hardware import Hardware
 from kvmpy.boot.image import Image, read_head, read_image
 from kvmpy.boot.job import Job, Module
 from kvmpy.boot.layout import Layout, Memory
 from kvmpy.boot.state import BootState
 from kvmpy.errors import ConfigError
+from kvmpy.record import Record
 from kvmpy.units import MIB, parse_number
 
 Path = str | os.PathLike[str]
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """One way to start an image. Without `recognises` it is only taken when named."""
+class Protocol(Record, frozen=True):
+    """One way to start an image. Without `test` it is only taken when named."""
 
     name: str
     about: str
-    load: Callable[[Job], BootState]
-    recognises: Callable[[Image], bool] | None = None
+    module: str
+    """Module of kvmpy.boot that has the functions. It is loaded when one of them is called."""
+    function: str
+    """Loads an image: takes a Job, gives a BootState."""
+    test: str = ""
+    """Recognises an image."""
     takes_address: bool = False
+
+    def load(self, job: Job) -> BootState:
+        """Fills guest memory."""
+        state: BootState = getattr(self._home(), self.function)(job)
+        return state
+
+    def recognises(self, image: Image) -> bool:
+        """True for an image of this protocol. Never for one that must be named."""
+        return bool(self.test) and bool(getattr(self._home(), self.test)(image))
+
+    def _home(self) -> ModuleType:
+        return importlib.import_module(f"kvmpy.boot.{self.module}")
 
 
 # In the order of recognition. A disk goes before multiboot: GRUB's own core, which is on many, has a multiboot header.
 PROTOCOLS = (
-    Protocol("bios", "a disk or floppy image with a boot sector (55 AA), by the BIOS", firmware.load, firmware.recognises),
-    Protocol("multiboot2", "header E85250D6 in the first 32 KiB", multiboot2.load, multiboot2.recognises),
-    Protocol("multiboot1", "header 1BADB002 in the first 8 KiB", multiboot1.load, multiboot1.recognises),
-    Protocol("pvh", "ELF with a Xen PHYS32_ENTRY note", pvh.load, pvh.recognises),
-    Protocol("vmlinux", "an uncompressed Linux kernel (ELF)", linux.load_vmlinux, linux.is_vmlinux),
-    Protocol("elf", "a static ELF32 or ELF64 file, at its entry point", plain.load, is_elf),
-    Protocol("linux", "a bzImage, by its best entry", linux.load, linux.recognises),
-    Protocol("linux64", "a bzImage, by its 64-bit entry", linux.load64),
-    Protocol("linux32", "a bzImage, by its 32-bit entry", linux.load32),
-    Protocol("linux16", "a bzImage, by its 16-bit entry, after the BIOS", linux.load16),
-    Protocol("bios-memory", "a boot sector put at 0000:7C00, started by the BIOS", firmware.load_memory_sector),
-    Protocol("sector", "a boot sector at 0000:7C00 without a BIOS", flat.load_sector),
-    Protocol("flat16", "raw code in real mode, flat16@ADDRESS (0x7c00)", flat.load_flat16, takes_address=True),
-    Protocol("flat32", "raw code in protected mode, flat32@ADDRESS (0x100000)", flat.load_flat32, takes_address=True),
-    Protocol("flat64", "raw code in 64-bit mode, flat64@ADDRESS (0x100000)", flat.load_flat64, takes_address=True),
+    Protocol("bios", "a disk or floppy image with a boot sector (55 AA), by the BIOS", "firmware", "load", "recognises"),
+    Protocol("multiboot2", "header E85250D6 in the first 32 KiB", "multiboot2", "load", "recognises"),
+    Protocol("multiboot1", "header 1BADB002 in the first 8 KiB", "multiboot1", "load", "recognises"),
+    Protocol("pvh", "ELF with a Xen PHYS32_ENTRY note", "pvh", "load", "recognises"),
+    Protocol("vmlinux", "an uncompressed Linux kernel (ELF)", "linux", "load_vmlinux", "is_vmlinux"),
+    Protocol("elf", "a static ELF32 or ELF64 file, at its entry point", "plain", "load", "recognises"),
+    Protocol("linux", "a bzImage, by its best entry", "linux", "load", "recognises"),
+    Protocol("linux64", "a bzImage, by its 64-bit entry", "linux", "load64"),
+    Protocol("linux32", "a bzImage, by its 32-bit entry", "linux", "load32"),
+    Protocol("linux16", "a bzImage, by its 16-bit entry, after the BIOS", "linux", "load16"),
+    Protocol("bios-memory", "a boot sector put at 0000:7C00, started by the BIOS", "firmware", "load_memory_sector"),
+    Protocol("sector", "a boot sector at 0000:7C00 without a BIOS", "flat", "load_sector"),
+    Protocol("flat16", "raw code in real mode, flat16@ADDRESS (0x7c00)", "flat", "load_flat16", takes_address=True),
+    Protocol("flat32", "raw code in protected mode, flat32@ADDRESS (0x100000)", "flat", "load_flat32", takes_address=True),
+    Protocol("flat64", "raw code in 64-bit mode, flat64@ADDRESS (0x100000)", "flat", "load_flat64", takes_address=True),
 )
 BY_NAME = {protocol.name: protocol for protocol in PROTOCOLS}
 DISK_SCAN = 16 * MIB
@@ -72,9 +88,9 @@ def parse_boot(text: str) -> tuple[Protocol | None, int | None]:
 def identify(image: Image) -> Protocol:
     """The protocol of an image. ImageError naming what was looked for when there is none."""
     for protocol in PROTOCOLS:
-        if protocol.recognises is not None and protocol.recognises(image):
+        if protocol.recognises(image):
             return protocol
-    tried = ", ".join(p.name for p in PROTOCOLS if p.recognises is not None)
+    tried = ", ".join(p.name for p in PROTOCOLS if p.test)
     raise image.error(f"not a bootable image: no header of {tried} was found (raw code is started with --boot flat16, flat32 or flat64)")
 
 
@@ -87,7 +103,7 @@ def _open(path: Path, protocol: Protocol | None) -> Image:
         large = False
     if large and (wants_disk or protocol is None):
         image = Image(os.fspath(path), read_head(path, 0x1000))
-        if firmware.recognises(image) or (wants_disk and image.data):
+        if BY_NAME["bios"].recognises(image) or (wants_disk and image.data):
             return image
     return read_image(path)
 
@@ -137,5 +153,7 @@ def load(
     job = Job(source, layout, text, loaded, rsdp, address)
     if chosen is None:
         job.no_modules("a disk")
+        from kvmpy.boot import firmware
+
         return firmware.start(job, "bios", summary="boots the first disk")
     return chosen.load(job)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from kvmpy.boot.elf import SHF_ALLOC, SHT_NOBITS, Elf
 from kvmpy.boot.image import Image
 from kvmpy.boot.job import Job
+from kvmpy.record import Record
 from kvmpy.units import MIB
 
 TEXT_MEMORY, TEXT_COLUMNS, TEXT_ROWS = 0xB8000, 80, 25
 
 
-@dataclass(frozen=True)
-class AddressFields:
+class AddressFields(Record, frozen=True):
     """The address tag: where the file's bytes go when it is no ELF file."""
 
     header: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
 from kvmpy.boot.elf import Elf, is_elf
 from kvmpy.boot.image import Image
@@ -11,6 +10,7 @@ from kvmpy.boot.job import LOADER_NAME, Job
 from kvmpy.boot.layout import lower_kib, upper_kib
 from kvmpy.boot.multiboot import TEXT_COLUMNS, TEXT_MEMORY, TEXT_ROWS, AddressFields, place_sections
 from kvmpy.boot.state import BootState, protected_mode
+from kvmpy.record import Record
 
 HEADER_MAGIC = 0x1BADB002
 LOADER_MAGIC = 0x2BADB002
@@ -34,8 +34,7 @@ INFO_FRAMEBUFFER = 1 << 12
 INFO_SIZE = 116
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(Record, frozen=True):
     """A header with a right checksum, and its offset in the file."""
 
     at: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
 
 from kvmpy.boot.elf import Elf, is_elf
 from kvmpy.boot.image import Image
@@ -11,6 +10,7 @@ from kvmpy.boot.job import LOADER_NAME, Job
 from kvmpy.boot.layout import lower_kib, upper_kib
 from kvmpy.boot.multiboot import TEXT_COLUMNS, TEXT_MEMORY, TEXT_ROWS, AddressFields, place_sections
 from kvmpy.boot.state import BootState, protected_mode
+from kvmpy.record import Record, field
 from kvmpy.units import MIB
 
 HEADER_MAGIC = 0xE85250D6
@@ -46,8 +46,7 @@ INFO_ACPI_NEW = 15
 INFO_LOAD_BASE = 21
 
 
-@dataclass
-class Header:
+class Header(Record):
     """A header with its tags read."""
 
     at: int

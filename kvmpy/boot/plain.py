@@ -7,12 +7,18 @@ aligned as at a function's entry. Interrupts are off, the IDT is empty, other ge
 
 from __future__ import annotations
 
-from kvmpy.boot.elf import EM_386, Elf
+from kvmpy.boot.elf import EM_386, Elf, is_elf
 from kvmpy.boot.flat import stack_top
+from kvmpy.boot.image import Image
 from kvmpy.boot.job import Job
 from kvmpy.boot.paging import identity_map
 from kvmpy.boot.pvh import start_info
 from kvmpy.boot.state import BootState, long_mode, protected_mode
+
+
+def recognises(image: Image) -> bool:
+    """Any ELF file; what kind it is shows when it is loaded."""
+    return is_elf(image)
 
 
 def load(job: Job) -> BootState:

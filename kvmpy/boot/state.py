@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from kvmpy import x86
+from kvmpy.record import Record, field
 
 GDT_CODE = 0x10
 GDT_DATA = 0x18
 GDT_TSS = 0x20
 
 
-@dataclass(frozen=True)
-class Segment:
+class Segment(Record, frozen=True):
     """A segment register with its descriptor cache; fields as in `struct kvm_segment` (limit in bytes)."""
 
     selector: int = 0
@@ -28,16 +26,14 @@ class Segment:
     avl: int = 0
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(Record, frozen=True):
     """GDTR or IDTR."""
 
     base: int = 0
     limit: int = 0
 
 
-@dataclass
-class BootState:
+class BootState(Record):
     """State of the boot processor at the first instruction of the guest, and what the machine must add to start it.
 
     `gprs` holds only the general registers that are not zero (names "rax" ... "r15").

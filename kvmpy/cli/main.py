@@ -13,8 +13,27 @@ from kvmpy.cli import status
 from kvmpy.errors import ConfigError, HostError, ImageError, KvmpyError, MissingCapability
 
 
+class Formatter(argparse.HelpFormatter):
+    """Help as wide as the terminal. argparse makes a formatter for every argument, to check it, and asks for the width each time
+    by way of shutil, which imports every compressor of the library."""
+
+    def __init__(self, prog: str) -> None:
+        try:
+            columns = int(os.environ.get("COLUMNS") or 0) or os.get_terminal_size(1).columns
+        except (OSError, ValueError):
+            columns = 80
+        super().__init__(prog, width=(columns or 80) - 2)
+
+
+class RawFormatter(Formatter, argparse.RawDescriptionHelpFormatter):
+    """The same with descriptions line by line as they are."""
+
+
 class Parser(argparse.ArgumentParser):
     """Ends with status 64 on wrong usage, as the table says."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": Formatter, **options})
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
@@ -40,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_run(commands: Any) -> None:
     run = commands.add_parser(
-        "run", help="boot an image", formatter_class=argparse.RawDescriptionHelpFormatter,
+        "run", help="boot an image", formatter_class=RawFormatter,
         description="Boots IMAGE with its first serial port on the terminal; log and verdict go to standard error.", epilog=status.TABLE,
     )
     add = run.add_argument

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import errno
-import json
 import math
 import time
-from argparse import Namespace
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kvmpy.cli import status
-from kvmpy.cli.device_spec import make_device
 from kvmpy.cli.main import say, tell
 from kvmpy.errors import ConfigError, HostError, KvmpyError
-from kvmpy.host.capture import Capture
 from kvmpy.host.chars import CharEnd
 from kvmpy.host.ends import File
 from kvmpy.host.terminal import Terminal
 from kvmpy.machine import Machine
 from kvmpy.verdicts import Crashed, GuestExit, Stopped, Verdict
+
+if TYPE_CHECKING:
+    from argparse import Namespace
 
 
 def run(arguments: Namespace) -> int:
@@ -42,7 +41,7 @@ def run(arguments: Namespace) -> int:
         with Machine(
             arguments.memory, cpus, arguments.cpu, machine=arguments.machine, backend=name, clock=arguments.clock,
             serial=ends, console=arguments.debugcon,
-            devices=[make_device(spec) for spec in arguments.device], disks=arguments.disk, net=arguments.net,
+            devices=_devices(arguments.device), disks=arguments.disk, net=arguments.net,
             assist=not arguments.no_assist,
             on_reset="stop" if arguments.no_reboot else "reboot",
         ) as machine:
@@ -74,9 +73,19 @@ def run(arguments: Namespace) -> int:
     for line in report:
         tell(line)
     if arguments.json:
+        import json
+
         report_json = {**_as_json(verdict, code), **arguments.result}
         print(json.dumps(report_json))
     return code
+
+
+def _devices(specs: list[str]) -> list[Any]:
+    if not specs:
+        return []
+    from kvmpy.cli.device_spec import make_device
+
+    return [make_device(spec) for spec in specs]
 
 
 def list_protocols() -> int:
@@ -144,6 +153,8 @@ def _ends(arguments: Namespace) -> list[CharEnd]:
             if name != "stdio":
                 ends.append(open_end(name, say))
             elif arguments.json:
+                from kvmpy.host.capture import Capture
+
                 ends.append(Capture())
             else:
                 ends.append(Terminal())
@@ -171,10 +182,14 @@ def _watch_ends(machine: Machine, ends: list[CharEnd], failures: list[HostError]
 
 def _finish(machine: Machine, verdict: Verdict, ends: list[CharEnd], arguments: Namespace) -> list[str]:
     """Everything that must be asked before the machine goes: the crash report, and the data for --json."""
-    result: dict[str, Any] = {"statistics": machine.statistics}
-    for number, end in enumerate(ends, 1):
-        if isinstance(end, Capture):
-            result["serial" if number == 1 else f"serial{number}"] = end.text
+    result: dict[str, Any] = {}
+    if arguments.json:
+        from kvmpy.host.capture import Capture
+
+        result["statistics"] = machine.statistics
+        for number, end in enumerate(ends, 1):
+            if isinstance(end, Capture):
+                result["serial" if number == 1 else f"serial{number}"] = end.text
     lines: list[str] = []
     if isinstance(verdict, Crashed):
         from kvmpy.debug.report import crash_data, crash_lines

@@ -62,6 +62,8 @@ class Device:
     name: str = ""
     ports: Range | Sequence[Range] = ()
     mmio: Range | Sequence[Range] = ()
+    is_pci = False
+    """True for a PCI function (`kvmpy.devices.pci.device`), which takes a slot."""
     platform: Platform
 
     def connect(self, platform: Platform) -> None:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from kvmpy.devices.base import Device
 from kvmpy.devices.blockend import BlockEnd
 from kvmpy.errors import ConfigError, MemoryAccessError
+from kvmpy.record import Record
 
 BASE = 0x0D00
 SIZE = 0x20
@@ -53,8 +53,7 @@ FLOPPY_FORMATS = {
 MOST = {1: 2, 2: 8}
 
 
-@dataclass
-class Drive:
+class Drive(Record):
     """An image and the geometry it is shown with."""
 
     image: BlockEnd

@@ -7,7 +7,6 @@ time and flags are worked out when the guest looks. The day of the week follows 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import date
 from typing import Any
 
 from kvmpy.devices.base import Platform, Timer
@@ -44,7 +43,7 @@ D_VRT = 0x80  # the battery is good
 SECOND = 1_000_000_000
 UPDATE = 2_228_000  # ns that UIP stands before the time changes: 244 us of warning and 1984 us of update
 RELEASE = SECOND // 2  # the first update comes half a second after the divider's release
-EPOCH = date(1970, 1, 1).toordinal()
+EPOCH = 719163  # date(1970, 1, 1).toordinal()
 DAY_SECONDS = 86400
 
 BOOT_A = DIVIDER_32768 | 0x06  # 1024 Hz, what a BIOS sets
@@ -188,6 +187,8 @@ class Rtc(ByteDevice):
         if not self._running() or second == self._shown:
             return
         self._shown = second
+        from datetime import date  # a guest that never looks at the clock needs no calendar
+
         days, of_day = divmod(second, DAY_SECONDS)
         day = date.fromordinal(min(max(days + EPOCH, 1), date.max.toordinal()))
         hours = of_day // 3600
@@ -204,6 +205,8 @@ class Rtc(ByteDevice):
 
     def _take_time(self) -> None:
         """The time registers become the time; values out of range count as the nearest valid ones."""
+        from datetime import date
+
         year = min(max(self._number(CENTURY) * 100 + min(self._number(YEAR), 99), 1), 9999)
         month = min(max(self._number(MONTH), 1), 12)
         following = date(year, month + 1, 1).toordinal() if month < 12 else date(year, 12, 31).toordinal() + 1

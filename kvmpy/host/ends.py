@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import stat
 import sys
-import termios
-import tty
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from kvmpy.errors import ConfigError, HostError
 from kvmpy.host.chars import CharEnd, Null, Receive
 from kvmpy.host.output import Output
 from kvmpy.host.pump import Pump
 from kvmpy.host.terminal import Terminal
+
+if TYPE_CHECKING:
+    pass
 
 
 class File(CharEnd):
@@ -73,6 +74,9 @@ class Pty(_Pumped):
     """
 
     def __init__(self) -> None:
+        import termios
+        import tty
+
         super().__init__()
         try:
             self._master, self._slave = os.openpty()
@@ -95,6 +99,8 @@ class UnixSocket(_Pumped):
     """Listens on a Unix socket and serves one client at a time; output waits for the first client."""
 
     def __init__(self, path: str) -> None:
+        import socket
+
         super().__init__()
         self.path = path
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -118,6 +124,8 @@ class UnixSocket(_Pumped):
 
 def remove_stale(path: str) -> None:
     """Removes a socket that nobody listens on any more; leaves anything else to make bind fail."""
+    import socket
+
     with contextlib.suppress(OSError):
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             return

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import selectors
-import socket
+import select
 import threading
+from typing import TYPE_CHECKING
 
 from kvmpy.host.chars import Receive
 from kvmpy.threads import start_thread
+
+if TYPE_CHECKING:
+    from socket import socket
 
 CHUNK = 4096
 BACKLOG = 1 << 20
@@ -22,12 +25,12 @@ class Pump:
     `receive` gets what was read. At the end of input a plain descriptor is left alone, a client makes room for the next.
     """
 
-    def __init__(self, receive: Receive, fd: int | None = None, listener: socket.socket | None = None) -> None:
+    def __init__(self, receive: Receive, fd: int | None = None, listener: socket | None = None) -> None:
         self.lost = 0
         self._receive = receive
         self._fd = fd
         self._listener = listener
-        self._client: socket.socket | None = None
+        self._client: socket | None = None
         self._out = bytearray()
         self._lock = threading.Lock()
         self._stopped = False
@@ -76,21 +79,20 @@ class Pump:
 
     def _loop(self) -> None:
         while not self._stopped:
-            with selectors.PollSelector() as selector:  # poll takes regular files, epoll does not
-                selector.register(self._wake_read, selectors.EVENT_READ)
-                if self._fd is not None:
-                    selector.register(self._fd, selectors.EVENT_READ | (selectors.EVENT_WRITE if self._out else 0))
-                elif self._listener is not None:
-                    selector.register(self._listener, selectors.EVENT_READ)
-                ready = selector.select()
-            for key, events in ready:
-                if key.fd == self._wake_read:
+            waiting = select.poll()  # poll takes regular files, epoll does not
+            waiting.register(self._wake_read, select.POLLIN)
+            if self._fd is not None:
+                waiting.register(self._fd, select.POLLIN | (select.POLLOUT if self._out else 0))
+            elif self._listener is not None:
+                waiting.register(self._listener, select.POLLIN)
+            for fd, events in waiting.poll():
+                if fd == self._wake_read:
                     with contextlib.suppress(OSError):
                         os.read(self._wake_read, CHUNK)
-                elif key.fileobj is self._listener:
-                    self._accept()
-                else:
+                elif fd == self._fd:
                     self._serve(events)
+                else:
+                    self._accept()
 
     def _accept(self) -> None:
         assert self._listener is not None
@@ -100,12 +102,12 @@ class Pump:
             self._client, self._fd = client, client.fileno()
 
     def _serve(self, events: int) -> None:
-        if events & selectors.EVENT_WRITE:
+        if events & ~select.POLLIN:  # an error shows in the attempt
             with self._lock:
                 if self._stopped:
                     return
                 del self._out[: self._try_write(self._out)]
-        if events & selectors.EVENT_READ and self._fd is not None:
+        if events & ~select.POLLOUT and self._fd is not None:
             try:
                 data = os.read(self._fd, CHUNK)
             except BlockingIOError:

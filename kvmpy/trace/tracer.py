@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
-
-_log = logging.getLogger("kvmpy.trace")
 
 
 class Event(NamedTuple):
@@ -51,5 +48,7 @@ class Tracer:
             try:
                 listener(event)
             except Exception:
+                import logging  # a machine that nobody watches, or nobody badly, needs none of it
+
                 self.remove(listener)
-                _log.exception("a trace listener raised and is removed: %r", listener)
+                logging.getLogger("kvmpy.trace").exception("a trace listener raised and is removed: %r", listener)

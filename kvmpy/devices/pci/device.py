@@ -27,6 +27,7 @@ class PciDevice(Device):
     `slot` and `function` choose the place on bus 0; by default the machine takes the next free slot.
     """
 
+    is_pci = True
     vendor_id = 0xFFFF
     device_id = 0xFFFF
     revision = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 QCOW2 = b"QFI\xfb"
 
 # Offset, magic, name. Those at the start decide whether a guest's write to the first sector is let through.
@@ -23,3 +25,12 @@ def recognise(first: bytes) -> str:
 def recognise_last(last: bytes) -> str:
     """The same by the last 512 bytes: a fixed VHD has its footer there."""
     return "vhd" if last[:8] == b"conectix" else ""
+
+
+def is_qcow2(path: str | os.PathLike[str]) -> bool:
+    """True for a file that begins as qcow2 does; False too when it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(4) == QCOW2
+    except (OSError, ValueError):
+        return False

@@ -91,12 +91,3 @@ def backing_path(path: str, name: str) -> str:
     elif name.startswith("json:") or ("://" in name and not name.startswith(("/", "."))):
         raise ImageError(f"{path}: the backing file {name!r} is no local file")
     return os.path.join(os.path.dirname(path), name)
-
-
-def is_qcow2(path: str | os.PathLike[str]) -> bool:
-    """True for a file that begins as qcow2 does; False too when it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(4) == QCOW2
-    except (OSError, ValueError):
-        return False

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 from kvmpy.errors import ConfigError
+from kvmpy.record import Record
 
 FORMATS = ("raw", "qcow2")
 BUSES = ("virtio", "ata", "cdrom", "bios")
@@ -13,8 +13,7 @@ KEYS = ("format", "bus", "readonly", "snapshot", "serial")
 MOST_SERIAL = 20
 
 
-@dataclass(frozen=True)
-class DiskSpec:
+class DiskSpec(Record, frozen=True):
     """A disk as it was asked for; an empty `format` or `bus` leaves the choice to the program."""
 
     path: str

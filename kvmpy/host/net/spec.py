@@ -6,12 +6,12 @@ import hashlib
 import ipaddress
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from kvmpy.errors import ConfigError
 from kvmpy.frames import MAC_SIZE
 from kvmpy.host.net.end import End
 from kvmpy.host.net.pcap import Pcap
+from kvmpy.record import Record
 
 KINDS = ("user", "tap", "socket", "hub", "none")
 MODELS = ("virtio", "e1000", "ne2000", "ne2000-isa")
@@ -25,8 +25,7 @@ OPTIONS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class PortForward:
+class PortForward(Record, frozen=True):
     """hostfwd=tcp|udp:[HOSTADDR]:HOSTPORT-[GUESTADDR]:GUESTPORT; the host's address is 127.0.0.1 where none is given,
     the guest's 10.0.2.15. Host port 0: any free one."""
 
@@ -37,8 +36,7 @@ class PortForward:
     guest_port: int
 
 
-@dataclass(frozen=True)
-class NetSpec:
+class NetSpec(Record, frozen=True):
     """One NIC and what it is connected to."""
 
     kind: str
