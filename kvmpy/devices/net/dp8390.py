@@ -89,7 +89,8 @@ class Dp8390:
     def read(self, offset: int, size: int) -> int:
         """A guest's read; accesses wider than a byte of registers take several."""
         if DATA_PORT <= offset < RESET_PORT:
-            return int.from_bytes(bytes(self._remote_read() for _ in range(self._data_bytes(size))), "little")
+            data = bytes(self._remote_read() for _ in range(self._data_bytes(size)))
+            return int.from_bytes(data[:size], "little")
         value = 0
         for index in range(size):
             value |= self._read_byte(offset + index) << 8 * index
