@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import lzma
 import re
 import struct
 import subprocess
+import tempfile
 import zlib
 from pathlib import Path
 
@@ -51,14 +53,17 @@ def modules_in_order(root: Path) -> list[tuple[str, bytes]]:
     return [(name.removesuffix(".xz"), data) for name, data in done.items()]
 
 
-def make_initrd(busybox: bytes, init: bytes, tests: dict[str, bytes], modules: list[tuple[str, bytes]]) -> bytes:
-    """An initrd with /init, /bin/busybox, the console node, /tests/NAME, and /modules with their order in /modules/order;
-    the same bytes for the same input."""
+def make_initrd(
+    busybox: bytes, init: bytes, tests: dict[str, bytes], modules: list[tuple[str, bytes]], programs: dict[str, bytes]
+) -> bytes:
+    """An initrd with /init, /bin/busybox, further programs in /bin, the console node, /tests/NAME, and /modules with their order in
+    /modules/order; the same bytes for the same input."""
     order = "".join(f"{name}\n" for name, _ in modules).encode()
     members = [
         ("bin", S_DIR | 0o755, b"", (0, 0)), ("dev", S_DIR | 0o755, b"", (0, 0)), ("tmp", S_DIR | 0o777, b"", (0, 0)),
         ("dev/console", S_CHR | 0o600, b"", (5, 1)), ("dev/null", S_CHR | 0o666, b"", (1, 3)),
         ("bin/busybox", S_REG | 0o755, busybox, (0, 0)), ("init", S_REG | 0o755, init, (0, 0)),
+        *((f"bin/{name}", S_REG | 0o755, data, (0, 0)) for name, data in sorted(programs.items())),
         ("tests", S_DIR | 0o755, b"", (0, 0)),
         *((f"tests/{name}", S_REG | 0o755, data, (0, 0)) for name, data in sorted(tests.items())),
         ("modules", S_DIR | 0o755, b"", (0, 0)), ("modules/order", S_REG | 0o644, order, (0, 0)),
@@ -148,13 +153,31 @@ def extract_vmlinux(bzimage: bytes) -> bytes:
     raise ValueError(f"unknown compression, magic {payload[:6].hex()}")
 
 
+def compile_programs(sources: Path, where: Path) -> dict[str, bytes]:
+    """The C programs beside init, linked statically; those that this host cannot build are left out."""
+    programs = {}
+    for source in sorted(sources.glob("*.c")):
+        target = where / source.stem
+        command = ["gcc", "-static", "-O2", "-s", "-Wall", "-Wextra", "-o", str(target), str(source)]
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            subprocess.run(command, check=True, capture_output=True, timeout=60)
+            programs[source.stem] = target.read_bytes()
+    return programs
+
+
 def build(cache: Path, bzimage: Path, busybox: Path, init: Path, modules: Path, suffix: str = "") -> None:
     """Writes vmlinuz, vmlinux and initrd.cpio.gz into the cache, and the names of the tests in the initrd into initrd.tests.
     With a suffix ("-general"), vmlinuz-general and initrd-general.cpio.gz alone."""
     tests = {path.name: path.read_bytes() for path in sorted((init.parent / "tests").iterdir())}
+    with tempfile.TemporaryDirectory() as where:
+        programs = compile_programs(init.parent, Path(where))
+    # A test that is named like a program needs it.
+    for source in init.parent.glob("*.c"):
+        if source.stem not in programs:
+            tests.pop(source.stem, None)
     kernel = bzimage.read_bytes()
     (cache / f"vmlinuz{suffix}").write_bytes(kernel)
-    archive = make_initrd(busybox.read_bytes(), init.read_bytes(), tests, modules_in_order(modules))
+    archive = make_initrd(busybox.read_bytes(), init.read_bytes(), tests, modules_in_order(modules), programs)
     (cache / f"initrd{suffix}.cpio.gz").write_bytes(archive)
     if not suffix:
         (cache / "vmlinux").write_bytes(extract_vmlinux(kernel))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import socket
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,9 @@ from kvmpy.devices.virtio.console import VirtioConsole
 from kvmpy.devices.virtio.mmio import VirtioMmio
 from kvmpy.devices.virtio.pci import VirtioPci
 from kvmpy.devices.virtio.rng import VirtioRng
+from kvmpy.devices.virtio.vsock import VirtioVsock
 from kvmpy.host.capture import Capture
+from kvmpy.host.vsock import UnixVsock
 from kvmpy.machine import Machine
 from kvmpy.verdicts import PowerOff, Stopped
 
@@ -53,6 +57,48 @@ def test_random_numbers_console_and_balloon(kind: str) -> None:
         assert isinstance(machine.run(SECONDS), PowerOff) and "output through hvc0" in end.text
         balloon_events = {name for name in machine.events if "pages" in name or "reset" in name}
         assert not balloon_events
+
+
+def _answer(path: Path) -> None:
+    """A program of the host that the guest reaches at port 80."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"{path}_80")
+        server.listen()
+        server.settimeout(SECONDS)
+        connection, _ = server.accept()
+        with connection:
+            if connection.recv(100) == b"hello host":
+                connection.sendall(b"hello guest")
+
+
+def _send_and_compare(path: Path, result: list[bool]) -> None:
+    """A program of the host that sends 1 MB to the guest's port 52 and wants it back."""
+    content = os.urandom(1_000_000)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(SECONDS)
+        client.connect(str(path))
+        client.sendall(b"CONNECT 52\n")
+        stream = client.makefile("rb")
+        assert stream.readline().startswith(b"OK ")
+        sender = threading.Thread(target=client.sendall, args=(content,), daemon=True)
+        sender.start()
+        result.append(stream.read(len(content)) == content)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["pc", "micro"])
+def test_vsock_both_ways(tmp_path: Path, kind: str) -> None:
+    needs("vsock")
+    path = tmp_path / "v.sock"
+    result: list[bool] = []
+    threading.Thread(target=_answer, args=(path,), daemon=True).start()
+    with Machine("256M", machine=kind, backend="soft", devices=[VirtioVsock(UnixVsock(str(path)))]) as machine:
+        machine.load(CACHE / "vmlinuz", initrd=CACHE / "initrd.cpio.gz", append="console=ttyS0 kvmpy.test=vsock")
+        assert machine.run(SECONDS, until="kvmpy-guest: listening") == Stopped("until"), machine.serial.text
+        threading.Thread(target=_send_and_compare, args=(path, result), daemon=True).start()
+        verdict = machine.run(SECONDS)
+        assert isinstance(verdict, PowerOff) and "kvmpy-guest: echoed 1000000 bytes" in machine.serial.text, machine.serial.text
+        assert result == [True] and "ok answer hello guest" in machine.serial.text
 
 
 @pytest.mark.slow
