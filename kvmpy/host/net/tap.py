@@ -51,7 +51,7 @@ class TapNet(End):
         except OSError as error:
             raise HostError(f"--net tap: open {DEVICE}", error.errno or 0, REMEDIES.get(error.errno or 0, "")) from error
         try:
-            existed = bool(name) and os.path.exists(f"/sys/class/net/{name}")
+            existed = any(name == known for _, known in socket.if_nameindex())
             request = struct.pack("16sH22x", encoded, IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)
             answer = fcntl.ioctl(self._fd, TUNSETIFF, request)
             self.ifname = answer[:NAME_SIZE].partition(b"\0")[0].decode()

@@ -318,7 +318,9 @@ def test_addresses_outside_memory(driver) -> None:
 
 
 WRITES = st.tuples(
-    st.sampled_from([*r.MASKS, r.ICR, r.ICS, r.IMS, r.IMC, r.EECD, r.EERD, r.MDIC, r.MTA, r.RA, r.VFTA, r.STATISTICS, 0x8000, r.TDT, r.RDT]),
+    st.sampled_from([
+        *r.MASKS, r.ICR, r.ICS, r.IMS, r.IMC, r.EECD, r.EERD, r.MDIC, r.MTA, r.RA, r.VFTA, r.STATISTICS, 0x8000, r.TDT, r.RDT,
+    ]),
     st.one_of(st.integers(0, 0xFFFFFFFF), st.integers(0, 300), st.sampled_from([TX_RING, RX_RING, 0x1FFFF0, r.RCTL_EN | 0x38, r.TCTL_EN])),
 )
 

@@ -230,7 +230,9 @@ DESCRIPTORS = st.lists(
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.integers(0, 2), DESCRIPTORS, st.lists(st.integers(0, 20), max_size=8), st.integers(0, 0xFFFF), st.binary(min_size=14, max_size=3000))
+@given(
+    st.integers(0, 2), DESCRIPTORS, st.lists(st.integers(0, 20), max_size=8), st.integers(0, 0xFFFF), st.binary(min_size=14, max_size=3000)
+)
 def test_no_guest_can_make_it_raise(queue, descriptors, heads, jump, frame) -> None:
     bench = Bench(FakePlatform(), VirtioNet(FakeEnd(offloads=bool(jump & 1)), MAC)).start()
     ring = bench.rings[queue]
