@@ -98,6 +98,7 @@ def _add_run(commands: Any) -> None:
     add("--gdb-nowait", dest="gdb_wait", action="store_false", help="the guest runs until GDB connects")
     add("--gdb-arch", default="auto", metavar="A", help="registers shown to GDB: auto, x86-64, i386 or i8086 (default auto)")
     add("--symbols", action="append", default=[], metavar="FILE[@OFFSET]", help="more symbols: ELF file or System.map (repeatable)")
+    add("--save-symbols", metavar="FILE", help="write all symbols known to an ELF file, for a debugger's symbol-file")
     add = run.add_argument_group("output").add_argument
     add("--json", action="store_true", help="one JSON object on standard output at the end, with the serial output in it")
     add("--quiet", "-q", action="store_true", help="no log on standard error, only errors and crash reports")

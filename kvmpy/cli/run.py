@@ -51,6 +51,8 @@ def run(arguments: Namespace) -> int:
             _watch_ends(machine, ends, failures)
             for text in arguments.symbols:
                 machine.symbols.add(*_symbols(text))
+            if arguments.save_symbols is not None:
+                machine.symbols.save(arguments.save_symbols)
             if arguments.gdb is not None:
                 server = machine.debug(arguments.gdb, wait=arguments.gdb_wait, arch=arguments.gdb_arch)
                 log(f"gdb: {'waiting for' if arguments.gdb_wait else 'ready for'} target remote {server.address}")

@@ -56,7 +56,7 @@ def kernel_symbols(image: bytes) -> list[tuple[str, str, int]]:
     for digits in _occurrences(image, _DIGITS):
         try:
             return _Table(image, digits).symbols()
-        except NoTable as error:
+        except (NoTable, IndexError, struct.error) as error:
             why = str(error)
     raise NoTable(f"no kallsyms: {why}")
 
@@ -71,24 +71,19 @@ def _occurrences(image: bytes, what: bytes) -> Iterator[int]:
 class _Table:
     def __init__(self, image: bytes, digits: int) -> None:
         self.image = image
-        start = digits
-        for _ in range(ord("0")):
-            start = image.rfind(b"\0", 0, start - 1) + 1
-        self.start = start
+        second = digits
+        for _ in range(ord("0") - 1):
+            second = image.rfind(b"\0", 0, second - 1) + 1
         self.tokens: list[bytes] = []
-        index = []
-        at = start
-        for _ in range(TOKENS):
-            end = image.find(b"\0", at)
-            if not at < end <= at + 64:
-                raise NoTable("the token table breaks off")
-            index.append(at - start)
-            self.tokens.append(image[at:end])
-            at = end + 1
-        at = _align(at)
-        if image[at : at + 2 * TOKENS] != struct.pack("<256H", *index):
-            raise NoTable("the token index does not fit")
-        self.after = _align(at + 2 * TOKENS)
+        self.start = self.after = 0
+        # What stands before the table need not end in a zero byte, but the table is aligned.
+        first = (second - 2) & ~7
+        while first > second - 64 and first >= 0 and b"\0" not in image[first : second - 1]:
+            if self._read_tokens(first):
+                break
+            first -= 8
+        else:
+            raise NoTable("the token table and its index do not agree")
         for at, markers in self._find_markers():
             self.markers_at, self.markers = at, markers
             found = self._find_names()
@@ -96,6 +91,20 @@ class _Table:
                 self.names_at, self.count = found
                 return
         raise NoTable("the names are not found")
+
+    def _read_tokens(self, start: int) -> bool:
+        """The token table at `start`, if it is one: its index behind it must fit."""
+        tokens, index, at = [], [], start
+        for _ in range(TOKENS):
+            end = self.image.find(b"\0", at, at + 65)
+            if end <= at:
+                return False
+            index.append(at - start)
+            tokens.append(self.image[at:end])
+            at = end + 1
+        at = _align(at)
+        self.tokens, self.start, self.after = tokens, start, _align(at + 2 * TOKENS)
+        return self.image[at : at + 2 * TOKENS] == struct.pack("<256H", *index)
 
     def _find_markers(self) -> Iterator[tuple[int, list[int]]]:
         """Offsets of every 256th name, the first of them 0. They end where the token table begins, or where the order of the names
@@ -159,7 +168,7 @@ class _Table:
         before = self.names_at - 8
         for base_at, offsets_at in ((before - 8, before - 8 - size), (self.after + size, self.after)):
             base = self._u64(base_at)
-            if base >> 47 and offsets_at >= 0:
+            if base >> 47 == 0x1FFFF and not base & 0xFFF and 0 <= offsets_at <= len(self.image) - size:
                 offsets = struct.unpack_from(f"<{self.count}i", self.image, offsets_at)
                 if sum(offset < 0 for offset in offsets) * 2 > self.count:  # per-CPU symbols are absolute, all others negative
                     return [offset if offset >= 0 else base - 1 - offset for offset in offsets]

@@ -14,7 +14,7 @@ from elftools.elf.sections import SymbolTableSection
 
 from kvmpy.debug.kallsyms import NoTable, kernel_symbols, unpack_kernel
 from kvmpy.debug.symbol_elf import symbol_elf
-from kvmpy.errors import ImageError
+from kvmpy.errors import HostError, ImageError
 from kvmpy.memory import GuestMemory
 
 _MAP_LINE = re.compile(rb"([0-9a-fA-F]{1,16}) ([A-Za-z?-]) (\S+)")
@@ -200,10 +200,13 @@ class Symbols:
         self._dirty = True
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Writes all symbols as an ELF file without code, for a debugger's `symbol-file`."""
+        """Writes all symbols as an ELF file without code, for a debugger's `symbol-file`. HostError where it cannot be written."""
         self._sort()
-        with open(path, "wb") as out:
-            out.write(symbol_elf(self._sorted))
+        try:
+            with open(path, "wb") as out:
+                out.write(symbol_elf(self._sorted))
+        except OSError as error:
+            raise HostError(f"write {fspath(path)}", error.errno or 0) from None
 
     def _sort(self) -> None:
         if not self._dirty:

@@ -6,7 +6,8 @@
 
 #include "run.h"
 
-#define ALL_KINDS (KP_POINT_EXECUTE | KP_POINT_READ | KP_POINT_WRITE)
+#define DATA_KINDS (KP_POINT_READ | KP_POINT_WRITE)
+#define ALL_KINDS (KP_POINT_EXECUTE | DATA_KINDS)
 
 static int by_address(const void *a, const void *b)
 {
@@ -17,27 +18,34 @@ static int by_address(const void *a, const void *b)
 int kp_vm_set_debug_points(Vm *vm, const struct kp_debug_point *points, uint32_t count)
 {
     struct kp_debug_point *copy = NULL;
-    bool watching = false, breaking = false;
+    uint32_t breaks = 0, watches = 0;
     for (uint32_t n = 0; n < count; n++) {
         const struct kp_debug_point *p = &points[n];
         if (!p->size || p->linear + (p->size - 1) < p->linear || !p->kind || (p->kind & ~ALL_KINDS))
             return -EINVAL;
-        breaking |= !!(p->kind & KP_POINT_EXECUTE);
-        watching |= !!(p->kind & (KP_POINT_READ | KP_POINT_WRITE));
+        breaks += !!(p->kind & KP_POINT_EXECUTE);
+        watches += !!(p->kind & DATA_KINDS);
     }
-    if (count) {
-        copy = calloc(count, sizeof *copy);
+    if (count) { /* a point of both kinds stands twice */
+        copy = calloc((size_t)breaks + watches, sizeof *copy);
         if (!copy)
             return -ENOMEM;
-        memcpy(copy, points, count * sizeof *copy);
-        qsort(copy, count, sizeof *copy, by_address);
+        struct kp_debug_point *to_break = copy, *to_watch = copy + breaks;
+        for (uint32_t n = 0; n < count; n++) {
+            if (points[n].kind & KP_POINT_EXECUTE)
+                *to_break++ = points[n];
+            if (points[n].kind & DATA_KINDS)
+                *to_watch++ = points[n];
+        }
+        qsort(copy, breaks, sizeof *copy, by_address);
     }
-    bool flush = watching || vm->watching, drop = breaking || vm->breaking;
+    bool flush = watches || vm->watching, drop = breaks || vm->breaking;
     free(vm->point);
     vm->point = copy;
-    vm->point_count = count;
-    vm->watching = watching;
-    vm->breaking = breaking;
+    vm->break_count = breaks;
+    vm->watch_count = watches;
+    vm->watching = watches != 0;
+    vm->breaking = breaks != 0;
     if (drop)
         code_drop_all(vm);
     for (uint32_t n = 0; n < vm->cpu_count; n++)
@@ -57,17 +65,17 @@ int kp_vcpu_debug_hit(Cpu *c, struct kp_debug_point *hit)
 
 bool point_at(const Vm *vm, uint64_t linear)
 {
-    uint32_t low = 0, high = vm->point_count;
-    while (low < high) { /* the first that is not below */
+    uint32_t low = 0, high = vm->break_count;
+    while (low < high) {
         uint32_t middle = low + (high - low) / 2;
-        if (vm->point[middle].linear < linear)
+        uint64_t at = vm->point[middle].linear;
+        if (at == linear)
+            return true;
+        if (at < linear)
             low = middle + 1;
         else
             high = middle;
     }
-    for (; low < vm->point_count && vm->point[low].linear == linear; low++)
-        if (vm->point[low].kind & KP_POINT_EXECUTE)
-            return true;
     return false;
 }
 
@@ -78,8 +86,9 @@ static bool overlaps(const struct kp_debug_point *p, uint64_t first, uint64_t la
 
 bool points_in_page(const Vm *vm, uint64_t linear)
 {
-    for (uint32_t n = 0; n < vm->point_count; n++)
-        if (overlaps(&vm->point[n], linear & ~0xfffull, linear | 0xfff, KP_POINT_READ | KP_POINT_WRITE))
+    const struct kp_debug_point *watch = vm->point + vm->break_count;
+    for (uint32_t n = 0; n < vm->watch_count; n++)
+        if (overlaps(&watch[n], linear & ~0xfffull, linear | 0xfff, DATA_KINDS))
             return true;
     return false;
 }
@@ -87,8 +96,9 @@ bool points_in_page(const Vm *vm, uint64_t linear)
 void point_access(Cpu *c, const Insn *i, uint64_t linear, unsigned size, bool write)
 {
     uint32_t kind = write ? KP_POINT_WRITE : KP_POINT_READ;
-    for (uint32_t n = 0; n < c->vm->point_count; n++) {
-        const struct kp_debug_point *p = &c->vm->point[n];
+    const struct kp_debug_point *watch = c->vm->point + c->vm->break_count;
+    for (uint32_t n = 0; n < c->vm->watch_count; n++) {
+        const struct kp_debug_point *p = &watch[n];
         if (!overlaps(p, linear, linear + size - 1, kind))
             continue;
         require_alone(c, i); /* the stop comes right behind this instruction */

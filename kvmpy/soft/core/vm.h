@@ -42,9 +42,9 @@ struct KpVm {
     int64_t slice;         /* budget it was given */
     volatile bool kicked;  /* a kick waits to be answered */
     volatile bool timers_changed;
-    struct kp_debug_point *point; /* a debugger's, see points.c */
-    uint32_t point_count;
-    bool watching, breaking; /* one of them watches data; one stops execution */
+    struct kp_debug_point *point; /* a debugger's, see points.c: those that stop execution by address, behind them those that watch */
+    uint32_t break_count, watch_count;
+    bool watching, breaking; /* there are some */
 };
 
 /* The slot that holds a physical address, or NULL. */
