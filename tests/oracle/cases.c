@@ -78,7 +78,8 @@ bool parse_case(const char *line, const Cpu *(*in_mode)(unsigned bits), Case *t,
 {
     static char copy[4096];
     snprintf(copy, sizeof copy, "%s", line);
-    char *rest = copy, *bits = strtok_r(copy, " \t\n", &rest), *offset = strtok_r(NULL, " \t\n", &rest), *bytes = strtok_r(NULL, " \t\n", &rest);
+    char *rest = copy, *bits = strtok_r(copy, " \t\n", &rest);
+    char *offset = strtok_r(NULL, " \t\n", &rest), *bytes = strtok_r(NULL, " \t\n", &rest);
     memset(t, 0, sizeof *t);
     memset(s, 0, sizeof *s);
     if (!bytes)

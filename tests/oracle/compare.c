@@ -70,7 +70,8 @@ bool exempt(State *core, State *host, const Case *t)
         core->mxcsr = host->mxcsr; /* flags of the products and of the sums */
     if (core->vector == EXC_XM && host->vector == EXC_XM && host->mxcsr & ~host->mxcsr >> 7 & (MXCSR_UE | MXCSR_OE))
         core->mxcsr = (core->mxcsr & ~MXCSR_PE) | (host->mxcsr & MXCSR_PE); /* exact were it not for the bounded exponent */
-    static const char *const piecewise[] = {"fldenv", "frstor", "fnstenv", "fnsave", "fxsave", "fxrstor", "xsave", "xrstor", "maskmov", "vmaskmov"};
+    static const char *const piecewise[] = {"fldenv", "frstor", "fnstenv", "fnsave", "fxsave", "fxrstor",
+                                            "xsave", "xrstor", "maskmov", "vmaskmov"};
     if (core->vector == EXC_PF && host->vector == EXC_PF && strstr(info->mnemonic, "xsave"))
         core->error = host->error; /* the header may be read first */
     if (core->vector == EXC_PF && host->vector == EXC_PF && core->error == host->error)

@@ -17,10 +17,11 @@ PROGRAM = "build/oracle/oracle"
 # Lines that no native run can be compared with (descriptor tables, privilege, time, identity): the files that test them, by words of
 # theirs. A line that is neither compared nor named here fails test_every_line.
 SYSTEM_LINES = {
-    "tests/soft/test_system_lines.py": """lds les lss lfs lgs lsl verr verw retf_Iw int1 into clac stac xgetbv xsetbv rdtscp rdpid rdrand rdseed monitor
-        mwait vmcall vmmcall sysret sysexit smsw sldt str sgdt sidt rdfsbase wrfsbase rdpmc""",
-    "tests/soft/test_system_transfers.py": """mov_SwEw pop_ES pop_SS pop_DS pop_FS pop_GS lar jmp_Ap jmp_Mp call_Ap call_Mp retf int3 int_Ib iret
-        syscall sysenter""",
+    "tests/soft/test_system_lines.py": """
+        lds les lss lfs lgs lsl verr verw retf_Iw int1 into clac stac xgetbv xsetbv rdtscp rdpid rdrand rdseed
+        monitor mwait vmcall vmmcall sysret sysexit smsw sldt str sgdt sidt rdfsbase wrfsbase rdpmc""",
+    "tests/soft/test_system_transfers.py": """mov_SwEw pop_ES pop_SS pop_DS pop_FS pop_GS lar jmp_Ap jmp_Mp call_Ap call_Mp retf int3
+        int_Ib iret syscall sysenter""",
     "tests/soft/test_system_paging.py": "invpcid",
     "tests/soft/test_models.py": "cpuid",
     "tests/soft/test_backend.py": "rdtsc",
@@ -78,5 +79,5 @@ def test_every_line(oracle: Path) -> None:
     for file, names in SYSTEM_LINES.items():
         text = (ROOT / file).read_text()
         for name in names.split():
-            mnemonic = re.sub(r"_.*", "", name)
-            assert re.search(rf"\b{mnemonic}", text, re.IGNORECASE), f"{file} has no {mnemonic}"
+            mnemonic = name.lower().partition("_")[0]
+            assert mnemonic in text.lower(), f"{file} has no {mnemonic}"
