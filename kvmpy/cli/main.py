@@ -41,20 +41,28 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(status.USAGE)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+def build_parser(command: str = "") -> argparse.ArgumentParser:
+    """The whole command line, or, where the first word is known to name a `command`, what that one needs."""
     parser = Parser(prog="kvmpy", description="A hypervisor that a person can script.")
     parser.add_argument("--version", action="version", version=f"kvmpy {sys.modules['kvmpy'].__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    _add_run(commands)
+    add = {"run": _add_run, "info": _add_info, "image": _add_image}
+    for one in [add[command]] if command in add else add.values():
+        one(commands)
+    return parser
+
+
+def _add_info(commands: Any) -> None:
     info = commands.add_parser("info", help="what this host can do, and which backend runs guests", description=(
         "Asks this host's KVM by running small guests; tells which backend --backend auto takes and why, and the CPU models."
     ))
     info.add_argument("--json", action="store_true", help="one JSON object on standard output")
+
+
+def _add_image(commands: Any) -> None:
     from kvmpy.cli.image_parser import add_parser
 
     add_parser(commands)
-    return parser
 
 
 def _add_run(commands: Any) -> None:
@@ -108,7 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and gives its exit status."""
     _open_standard_files()
     try:
-        arguments = build_parser().parse_args(argv)
+        words = sys.argv[1:] if argv is None else list(argv)
+        arguments = build_parser(words[0] if words else "").parse_args(words)
         if arguments.command == "run":
             from kvmpy.cli.run import run as command
         elif arguments.command == "image":

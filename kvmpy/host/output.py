@@ -6,7 +6,6 @@ import atexit
 import os
 import select
 import threading
-import time
 from collections.abc import Callable
 
 from kvmpy.threads import start_thread
@@ -33,6 +32,7 @@ class Output:
         self._started = threading.Event()  # an unfinished line waits
         self._waiting = False  # the same for the writer, which asks for every byte
         self._closed = False
+        self._ended = threading.Event()
         self._flusher: threading.Thread | None = None
         atexit.register(self.flush)
 
@@ -75,7 +75,7 @@ class Output:
     def _flush_pauses(self) -> None:
         while not self._closed:
             self._started.wait()
-            time.sleep(PAUSE)
+            self._ended.wait(PAUSE)
             self._started.clear()
             self._waiting = False
             self.flush()
@@ -84,6 +84,7 @@ class Output:
         """Flushes and ends the thread; the descriptor stays open."""
         self.flush()
         self._closed = True
+        self._ended.set()
         self._started.set()
         if self._flusher is not None:
             self._flusher.join(1.0)
