@@ -324,6 +324,7 @@ static Block *build(Cpu *c, const TlbEntry *e, uint64_t linear)
         b->insn[0].exec = exec_point;
     else
         block_fuse(b);
+    block_drop_dead_flags(b);
     return b;
 }
 

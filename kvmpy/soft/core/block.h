@@ -41,6 +41,8 @@ const Insn *block_chain(Cpu *c, Block *b, int n);
 const Insn *block_indirect(Cpu *c);
 /* Gives frequent pairs of instructions one handler. */
 void block_fuse(Block *b);
+/* Takes handlers without flags where nobody sees them. */
+void block_drop_dead_flags(Block *b);
 /* Decodes the one instruction at c->rip into insn[0], with a closing pseudo-instruction behind it. */
 void block_decode_alone(Cpu *c, Insn insn[2]);
 
