@@ -21,10 +21,9 @@ SYSTEM_LINES = {
         lds les lss lfs lgs lsl verr verw retf_Iw int1 into clac stac xgetbv xsetbv rdtscp rdpid rdrand rdseed
         monitor mwait vmcall vmmcall sysret sysexit smsw sldt str sgdt sidt rdfsbase wrfsbase rdpmc""",
     "tests/soft/test_system_transfers.py": """mov_SwEw pop_ES pop_SS pop_DS pop_FS pop_GS lar jmp_Ap jmp_Mp call_Ap call_Mp retf int3
-        int_Ib iret syscall sysenter""",
+        int_Ib iret syscall sysenter rdtsc""",
     "tests/soft/test_system_paging.py": "invpcid",
     "tests/soft/test_models.py": "cpuid",
-    "tests/soft/test_backend.py": "rdtsc",
 }
 
 
