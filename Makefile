@@ -98,6 +98,8 @@ $(VENV)/.installed: pyproject.toml Makefile $(NATIVE) | $(VENV)/.ready
 # The editable install depends on the metadata alone; touching it after every compile would be slow.
 setup: $(VENV)/.ready native blobs
 	@test $(VENV)/.installed -nt pyproject.toml -a $(VENV)/.installed -nt Makefile || $(MAKE) --no-print-directory $(VENV)/.installed
+# For whoever sets PYTHONDONTWRITEBYTECODE: else each start would compile every module anew, 60 ms.
+	@$(VENV)/bin/python -m compileall -q kvmpy
 
 # --- jobs -------------------------------------------------------------------------------------------------------
 PYTEST_ARGS ?=
