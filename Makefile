@@ -142,8 +142,8 @@ fuzz: setup
 	  $(VENV)/bin/python -m tests.fuzz.core_fuzz $(FUZZ_ARGS)
 
 	@$(MAKE) --no-print-directory build/sanitize/oracle ORACLE=build/sanitize/oracle NATIVE_OBJ=build/sanitize OPT="-O1 $(SAN)"
-	@$(SAN_ORACLE) -n 20 -q 4000
-	@$(SAN_ORACLE) -r tests/oracle/cases.txt
+	@$(SAN_ORACLE) -c -n 20 -q 4000
+	@$(SAN_ORACLE) -c -r tests/oracle/cases.txt
 # The oracle takes the signals and runs on a stack of its own.
 SAN_ORACLE = ASAN_OPTIONS=detect_leaks=0:handle_segv=0:handle_sigbus=0:handle_sigfpe=0:handle_sigill=0:handle_sigtrap=0:allow_user_segv_handler=1:use_sigaltstack=0 \
   build/sanitize/oracle
