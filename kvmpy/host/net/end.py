@@ -164,6 +164,7 @@ class Poller:
         self._prepare, self._serve, self._failed = prepare, serve, failed
         self._stopped = False
         self._awake = False
+        self._lock = threading.Lock()
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -173,10 +174,13 @@ class Poller:
 
     def wake(self) -> None:
         """Ends the present round, or the next one at once."""
-        if not self._awake and not self._stopped:
-            self._awake = True
-            with contextlib.suppress(BlockingIOError):
-                os.eventfd_write(self._event, 1)
+        if self._awake:
+            return
+        with self._lock:
+            if not self._stopped:
+                self._awake = True
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_write(self._event, 1)
 
     def _run(self) -> None:
         try:
@@ -196,12 +200,19 @@ class Poller:
                     self._serve(found)
         except Exception as error:
             self._failed(error)
+        finally:
+            with self._lock:
+                self._stopped = True
+                os.close(self._event)
 
     def stop(self) -> None:
         """Ends the thread, and waits for that unless called from it."""
-        self._stopped = True
-        os.eventfd_write(self._event, 1)
-        if self._thread.is_alive() and threading.current_thread() is not self._thread:
-            self._thread.join(5.0)
-        if not self._thread.is_alive():
+        with self._lock:
+            if self._stopped:
+                return  # it has ended by itself
+            self._stopped = True
+            os.eventfd_write(self._event, 1)
+        if not self._thread.ident:
             os.close(self._event)
+        elif threading.current_thread() is not self._thread:
+            self._thread.join(5.0)
