@@ -33,8 +33,9 @@ CASES_PER_VM = 40
 SECONDS_PER_CASE = 60
 MODES = ("real", "vm86", "protected16", "protected32", "paged32", "pae", "compatibility", "long")
 PREFIXES = (b"\x66", b"\x67", b"\xf0", b"\xf2", b"\xf3", b"\x26", b"\x2e", b"\x36", b"\x64", b"\x65", b"\x48", b"\x41", b"\x4f")
-EDGES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0xFFF, 0x1000, 0x7FFF, 0x8000, 0xFFFF, 0x10000, SIZE - 1, SIZE, ROM, ROM + 0xFFF, 0xFEE00000, 0xFEC00000,
-         0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1 << 32, (1 << 47) - 1, 1 << 47, (1 << 63) - 1, 1 << 63, (1 << 64) - 8, (1 << 64) - 1)  # fmt: skip
+EDGES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0xFFF, 0x1000, 0x7FFF, 0x8000, 0xFFFF, 0x10000, SIZE - 1, SIZE, ROM, ROM + 0xFFF,
+         0xFEE00000, 0xFEC00000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1 << 32,
+         (1 << 47) - 1, 1 << 47, (1 << 63) - 1, 1 << 63, (1 << 64) - 8, (1 << 64) - 1)  # fmt: skip
 MSRS = (0x10, 0x1B, 0x174, 0x175, 0x176, 0x277, 0x2FF, 0xC0000081, 0xC0000082, 0xC0000084, 0xC0000100, 0xC0000101, 0xC0000102,
         0xDA0, 0x6E0, 0x808, 0x830, 0x4B564D00, 0x4B564D01, 0x200, 0x201, 0xC0000103)  # fmt: skip
 
@@ -94,7 +95,8 @@ def fill(random: Random, memory: Memory, width: int) -> None:
     memory.put(CODE, code[: PAGE * 2])
     memory.put(STACK - 256, random.randbytes(512))
     memory.put(IVT, b"".join((CODE + random.randrange(256)).to_bytes(4, "little") for _ in range(256)))
-    descriptors = [0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF, 0x00CF9B000000FFFF, 0x00009B000000FFFF, 0x00AFFB000000FFFF, 0x00CFF3000000FFFF]
+    descriptors = [0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF, 0x00CF9B000000FFFF, 0x00009B000000FFFF]
+    descriptors += [0x00AFFB000000FFFF, 0x00CFF3000000FFFF]
     descriptors += [random.getrandbits(64) & ~0xFF0000FF_FF000000 | random.getrandbits(16) << 16 for _ in range(25)]
     memory.put(GDT, b"".join(entry.to_bytes(8, "little") for entry in descriptors))
     wide = width == 64

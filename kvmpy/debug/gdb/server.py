@@ -14,6 +14,7 @@ from kvmpy.debug.control import Control, Stop
 from kvmpy.debug.gdb.packets import Connection, Gone
 from kvmpy.debug.gdb.session import STOPPED_BY_DEBUGGER, Resume, Session
 from kvmpy.errors import ConfigError, HostError
+from kvmpy.threads import HelperThread
 from kvmpy.verdicts import Stopped, Verdict
 
 if TYPE_CHECKING:
@@ -229,7 +230,7 @@ class _Watch:
         self._come = come
         self._over = threading.Event()
         self._wake_read, self._wake_write = os.pipe()
-        self._thread = threading.Thread(target=self._wait, name="kvmpy-gdb", daemon=True)
+        self._thread = HelperThread(self._wait, "kvmpy-gdb")
 
     def __enter__(self) -> _Watch:
         self._thread.start()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from kvmpy.frames import MAX_FRAME, Offload, Takes
 from kvmpy.host.net.pcap import Pcap
+from kvmpy.threads import HelperThread
 
 Receive = Callable[[bytes | memoryview, Offload | None], None]
 Post = Callable[[Callable[[], None]], None]
@@ -166,7 +167,7 @@ class Poller:
         self._awake = False
         self._lock = threading.Lock()
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = HelperThread(self._run, name)
 
     def start(self) -> None:
         """Begins to poll."""
