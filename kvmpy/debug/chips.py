@@ -18,12 +18,14 @@ def pic_lines(machine: Machine) -> list[str]:
     """Both 8259s and the I/O APIC's pins that are in use."""
     lines = []
     for number, name in enumerate(("master", "slave")):
-        pic = machine.vm.get_irqchip(number).chip.pic
+        state = machine.vm.get_irqchip(number)  # owns what is looked at below
+        pic = state.chip.pic
         lines.append(
             f"8259 {name}: irr {pic.irr:02x} imr {pic.imr:02x} isr {pic.isr:02x}  base vector {pic.irq_base:#04x}"
             f"  elcr {pic.elcr:02x}{'  auto EOI' if pic.auto_eoi else ''}{'' if not pic.init_state else '  in initialisation'}"
         )
-    chip = machine.vm.get_irqchip(2).chip.ioapic
+    state = machine.vm.get_irqchip(2)
+    chip = state.chip.ioapic
     lines.append(f"I/O APIC: id {chip.id}, irr {chip.irr:06x}")
     for pin in range(24):
         entry = int(chip.redirtbl[pin].bits)
@@ -41,7 +43,8 @@ def _entry_text(entry: int) -> str:
 
 def lapic_lines(vcpu: Any) -> list[str]:
     """The local APIC of a vCPU."""
-    page = bytes(ffi.buffer(vcpu.get_lapic().regs))
+    lapic = vcpu.get_lapic()
+    page = bytes(ffi.buffer(lapic.regs))
 
     def word(offset: int) -> int:
         return int.from_bytes(page[offset : offset + 4], "little")
