@@ -105,6 +105,7 @@ bool exempt(State *core, State *host, const Case *t)
         return true; /* AMD's fetch no operand of UD1 */
     if (core->vector >= 0 && core->vector == host->vector && (!strcmp(info->mnemonic, "enter") || !strcmp(info->mnemonic, "pusha"))) {
         memcpy(core->data, host->data, DATA_BYTES); /* what was pushed before the fault */
+        core->error = host->error;
         core->cr2 = host->cr2;
     }
     if (core->vector == EXC_PF && host->vector == EXC_PF && host->cr2 >> 47)

@@ -10,7 +10,7 @@
 #include "run.h"
 
 /* The system's memory: page tables, descriptor tables, handlers, stack; for the supervisor alone. */
-#define SYSTEM 0x20100000ull
+#define SYSTEM 0x201a0000ull
 #define SYSTEM_BYTES 0x10000u
 #define S_PML4 0x1000u
 #define S_PDPT 0x2000u
