@@ -6,6 +6,7 @@ import errno
 import importlib
 import os
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 Path = str | PathLike[str]
 End = CharEnd | str
 
+CLOSE_SECONDS = 10
 MOST_CPUS = 255
 REASONS_TO_REBOOT = ("stop", "reboot")
 
@@ -83,6 +85,8 @@ class Machine:
         self.debugger: Any = None
         """The GdbServer that commands runs, where there is one."""
         self._running = False
+        self._runner = 0  # thread in `run`
+        self._idle = threading.Event()
         self._commanded = False
         self._seconds = 0.0
         self._high: dict[int, set[Line]] = {}
@@ -345,6 +349,8 @@ class Machine:
         if text is not None:
             self._taps[0].watch(text, lambda: self.stop(Stopped("until")))
         self._running = True
+        self._runner = threading.get_ident()
+        self._idle.clear()
         start = time.monotonic()
         try:
             fresh = True
@@ -362,6 +368,7 @@ class Machine:
                 self._taps[0].unwatch(text)
             for tap in self._taps:
                 tap.flush()
+            self._idle.set()
 
     def reset(self) -> None:
         """Switches the machine off and on: vCPUs, chips and devices in power-on state, memory zero, the image loaded again."""
@@ -479,7 +486,14 @@ class Machine:
         }
 
     def close(self) -> None:
-        """Ends host ends, timers, VM and memory, in the reverse order of their making. Calling it twice is harmless."""
+        """Ends host ends, timers, VM and memory, in the reverse order of their making. Calling it twice is harmless.
+        A run in another thread is stopped first (Stopped("closed")); inside a run it is a ConfigError."""
+        if self._running:
+            if self._runner == threading.get_ident():
+                raise ConfigError("a machine cannot be closed from inside its own run: stop() ends that")
+            self.stop(Stopped("closed"))
+            if not self._idle.wait(CLOSE_SECONDS):
+                raise ConfigError(f"the machine is still running {CLOSE_SECONDS} s after it was asked to stop: a device does not return")
         error: BaseException | None = None
         while self._closers:
             try:

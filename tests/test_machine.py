@@ -447,3 +447,33 @@ def test_the_table_of_unknown_msrs_is_bounded(machine):
     made.memory.write_u32(13 * 4, 0x600)
     assert made.run(20) == GuestExit(7)
     assert len(made.statistics["unknown_msrs"]) == 1024
+
+
+def test_close_stops_a_run_of_another_thread(tmp_path):
+    image = tmp_path / "image"
+    image.write_bytes(b"\xeb\xfe")
+    machine = Machine(memory="16M", backend="soft").load(image, boot="flat32@0x100000")
+    verdicts = []
+    thread = threading.Thread(target=lambda: verdicts.append(machine.run(30)))
+    thread.start()
+    while not machine._running:
+        time.sleep(0.01)
+    machine.close()
+    thread.join(10)
+    assert verdicts == [Stopped("closed")]
+
+
+def test_close_inside_a_run_is_refused(tmp_path):
+    image = tmp_path / "image"
+    image.write_bytes(b"\xe6\x99\xeb\xfe")
+
+    class Closer(Device):
+        ports = 0x99, 1
+
+        def write(self, offset, size, value):
+            machine.close()
+
+    with Machine(memory="16M", backend="soft", devices=[Closer()]) as machine:
+        machine.load(image, boot="flat32@0x100000")
+        with pytest.raises(ConfigError, match="inside its own run"):
+            machine.run(10)
