@@ -16,7 +16,7 @@ from kvmpy.verdicts import GuestExit, Halted
 from tests.boot.boot_images import bzimage
 from tests.firmware.bios_guest import Kept, assemble
 
-pytestmark = pytest.mark.skipif(not firmware.BLOB.exists(), reason="the BIOS is not built: make firmware")
+pytestmark = pytest.mark.skipif(not Path(firmware.BLOB).exists(), reason="the BIOS is not built: make firmware")
 
 
 def _backends():

@@ -17,7 +17,7 @@ CACHE = Path(__file__).resolve().parents[2] / ".cache" / "guests"
 # They go through 32-bit protected mode with interrupts, which not every KVM can do; the software CPU can.
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not firmware.BLOB.exists(), reason="the BIOS is not built: make firmware"),
+    pytest.mark.skipif(not Path(firmware.BLOB).exists(), reason="the BIOS is not built: make firmware"),
     pytest.mark.skipif(not hasattr(importlib.import_module("kvmpy.soft"), "SoftBackend"), reason="the software CPU is not built"),
 ]
 
