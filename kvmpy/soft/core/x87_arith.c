@@ -320,10 +320,12 @@ TRIGONOMETRIC(FCOS, fcos)
         } \
         F80 r = *x87_st(c, 0); \
         uint16_t sw; \
+        __asm__ volatile("fninit"); /* no condition codes of an earlier instruction in what is read back */ \
         X87_RUN2(#op, r, *x87_st(c, 1), c->x87.control, sw); \
-        if (x87_take(c, sw)) \
+        bool done = x87_take(c, sw); \
+        if (done) \
             *x87_st(c, 0) = r; \
-        bool none = sw & SW_IE || ((r.se & 0x7fff) == 0x7fff && r.mant << 1); /* no quotient: its bits stay */ \
+        bool none = !done || sw & SW_IE || ((r.se & 0x7fff) == 0x7fff && r.mant << 1); /* no quotient: its bits stay */ \
         uint16_t changed = none ? (codes) & SW_C2 : (codes); \
         c->x87.status = (uint16_t)((c->x87.status & ~changed) | (sw & changed)); \
     } \
