@@ -1,26 +1,11 @@
-"""Events of a run and their listeners."""
+"""The listeners of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-
-class Event(NamedTuple):
-    """One thing that happened.
-
-    `what` is "io", "mmio", "msr" (one that the backend does not know), "exit" (any other exit), "assist", "unclaimed", "device" or
-    "verdict"; `vcpu` is -1 where none is meant;
-    `time` is the machine's clock in ns; `data` is plain data, for instance {"port": 0x3f8, "size": 1, "write": True, "value": 0x41}.
-    """
-
-    what: str
-    vcpu: int
-    time: int
-    data: dict[str, Any]
-
-
-Listener = Callable[[Event], None]
+from kvmpy.trace.event import Event, Listener
 
 
 class Tracer:
