@@ -13,7 +13,7 @@ from kvmpy.clock import VirtualClock
 from kvmpy.devices.base import Device
 from kvmpy.loop import Loop
 from kvmpy.native import ffi, lib
-from kvmpy.trace import Tracer
+from kvmpy.trace import Event, Tracer
 from kvmpy.verdicts import Crashed, GuestExit, Halted, PowerOff, Reset, Stopped
 
 sys.path.insert(0, os.path.dirname(__file__))
@@ -348,6 +348,6 @@ def test_tracing_and_a_listener_that_raises(caplog):
     tracer.add(events.append)
     loop.run(5)
     assert [event.what for event in events] == ["io", "mmio", "exit", "io", "verdict"]
-    assert events[0] == ("io", 0, 42, {"port": 0x11, "size": 1, "count": 1, "write": True, "value": 0x41})
+    assert events[0] == Event("io", 0, 42, {"port": 0x11, "size": 1, "count": 1, "write": True, "value": 0x41})
     assert len(tracer) == 1
     assert caplog.text.count("a trace listener raised") == 1
