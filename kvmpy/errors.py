@@ -39,3 +39,11 @@ class MemoryAccessError(KvmpyError):
 
 class ImageError(KvmpyError):
     """A guest image (kernel, initrd, disk, ROM) cannot be used: names the file and what is wrong with it (exit status 65)."""
+
+
+class FilterError(ConfigError):
+    """A filter of events cannot be understood: names the clause and what was expected (exit status 64)."""
+
+
+class TraceError(KvmpyError):
+    """A file is no trace, or a broken one: names the file and what is wrong with it (exit status 65)."""

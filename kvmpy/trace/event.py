@@ -26,6 +26,9 @@ KINDS = {
 }
 """Every `Event.what`, with the keys of its `data`."""
 
+NUMBERS = {kind: number for number, kind in enumerate(KINDS, 1)}
+"""Kinds as rules and trace files write them: KP_TRACE_* of the core."""
+
 
 class Event(NamedTuple):
     """One thing that happened."""
@@ -46,6 +49,8 @@ class Event(NamedTuple):
     """ns that the vCPU spent in the guest since its exit before, where it was measured."""
     cost: int = 0
     """ns that the answer took, where it was measured."""
+    cpl: int | None = None
+    """Privilege level of the instruction, where it is known."""
 
 
 Listener = Callable[[Event], Any]
