@@ -1,4 +1,4 @@
-"""Sizes as people write them: "128M", "1.5G", "0x1000", 4096."""
+"""Sizes as people write them ("128M", "1.5G", "0x1000", 4096), and durations."""
 
 from __future__ import annotations
 
@@ -48,6 +48,18 @@ def format_size(size: int) -> str:
         if size and size % (1 << shift) == 0:
             return f"{size >> shift}{suffix}"
     return str(size)
+
+
+def format_ns(time: int) -> str:
+    """A duration given in ns, in three digits: 950 -> "950 ns", 12345 -> "12.3 us", 3000000000 -> "3.00 s"."""
+    if time < 1000:
+        return f"{time} ns"
+    for unit, size in (("us", 1000), ("ms", 1000_000), ("s", 1000_000_000)):
+        value = time / size
+        if value < 999.5 or unit == "s":
+            break
+    digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
+    return f"{value:.{digits}f} {unit}"
 
 
 def parse_number(text: str) -> int:

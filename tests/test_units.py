@@ -3,7 +3,7 @@
 import pytest
 
 from kvmpy.errors import ConfigError
-from kvmpy.units import format_size, parse_number, parse_size
+from kvmpy.units import format_ns, format_size, parse_number, parse_size
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,12 @@ def test_numbers():
     assert parse_number("0x3f8") == 0x3F8
     with pytest.raises(ConfigError):
         parse_number("3f8")
+
+
+@pytest.mark.parametrize(
+    ("time", "text"),
+    [(0, "0 ns"), (999, "999 ns"), (1000, "1.00 us"), (9994, "9.99 us"), (9999, "10.0 us"), (12345, "12.3 us"), (123456, "123 us"),
+     (999_600, "1.00 ms"), (3_000_000_000, "3.00 s"), (12_345_000_000_000, "12345 s")],
+)
+def test_durations(time, text):
+    assert format_ns(time) == text

@@ -6,11 +6,11 @@ import argparse
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from kvmpy.cli import status
-from kvmpy.errors import ConfigError, HostError, ImageError, KvmpyError, MissingCapability
+from kvmpy.errors import ConfigError, HostError, ImageError, KvmpyError, MissingCapability, TraceError
 
 
 class Formatter(argparse.HelpFormatter):
@@ -46,7 +46,7 @@ def build_parser(command: str = "") -> argparse.ArgumentParser:
     parser = Parser(prog="kvmpy", description="A hypervisor that a person can script.")
     parser.add_argument("--version", action="version", version=f"kvmpy {sys.modules['kvmpy'].__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    add = {"run": _add_run, "info": _add_info, "image": _add_image}
+    add = {"run": _add_run, "trace": _add_trace, "info": _add_info, "image": _add_image}
     for one in [add[command]] if command in add else add.values():
         one(commands)
     return parser
@@ -65,11 +65,22 @@ def _add_image(commands: Any) -> None:
     add_parser(commands)
 
 
+def _add_trace(commands: Any) -> None:
+    from kvmpy.cli.trace_parser import add_parser
+
+    add_parser(commands, add_run_options)
+
+
 def _add_run(commands: Any) -> None:
     run = commands.add_parser(
         "run", help="boot an image", formatter_class=RawFormatter,
         description="Boots IMAGE with its first serial port on the terminal; log and verdict go to standard error.", epilog=status.TABLE,
     )
+    add_run_options(run)
+
+
+def add_run_options(run: argparse.ArgumentParser) -> None:
+    """What every command that boots an image takes."""
     add = run.add_argument
     add("image", nargs="?", metavar="IMAGE", help="kernel (ELF, multiboot, PVH, bzImage), boot sector, disk or raw code")
     add("--boot", metavar="P", help="boot protocol, P@ADDRESS for raw code; by default it is recognised; 'help' lists them")
@@ -118,12 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         words = sys.argv[1:] if argv is None else list(argv)
         arguments = build_parser(words[0] if words else "").parse_args(words)
-        if arguments.command == "run":
-            from kvmpy.cli.run import run as command
-        elif arguments.command == "image":
-            from kvmpy.cli.image import image as command
-        else:
-            from kvmpy.cli.info import info as command
+        command = _command(arguments.command)
         code = command(arguments)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -145,6 +151,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status.UNAVAILABLE
 
 
+def _command(name: str) -> Callable[[argparse.Namespace], int]:
+    """What a subcommand calls."""
+    if name == "run":
+        from kvmpy.cli.run import run
+
+        return run
+    if name == "trace":
+        from kvmpy.cli.trace import trace
+
+        return trace
+    if name == "image":
+        from kvmpy.cli.image import image
+
+        return image
+    from kvmpy.cli.info import info
+
+    return info
+
+
 def _open_standard_files() -> None:
     """Closed ones become /dev/null. Left closed, the next file that is opened takes the number: guest memory would be read as keys."""
     while True:
@@ -158,7 +183,7 @@ def status_of_error(error: KvmpyError) -> int:
     """Exit status for an error that ends the command."""
     if isinstance(error, ConfigError):
         return status.USAGE
-    if isinstance(error, ImageError):
+    if isinstance(error, (ImageError, TraceError)):
         return status.BAD_IMAGE
     if isinstance(error, (HostError, MissingCapability)):
         return status.UNAVAILABLE

@@ -6,7 +6,7 @@ import errno
 import math
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kvmpy.cli import status
 from kvmpy.cli.main import say, tell
@@ -21,7 +21,23 @@ if TYPE_CHECKING:
     from argparse import Namespace
 
 
-def run(arguments: Namespace) -> int:
+class Watch(Protocol):
+    """Whoever looks on while a machine runs."""
+
+    def begin(self, machine: Machine, failures: list[HostError]) -> None:
+        """The machine is loaded and about to run. A failure put into the list ends the command, once the machine is stopped."""
+
+    def end(self, machine: Machine) -> None:
+        """It has run."""
+
+    def report(self) -> None:
+        """The terminal is itself again, the machine gone."""
+
+    def result(self) -> dict[str, Any]:
+        """For the object of --json."""
+
+
+def run(arguments: Namespace, watch: Watch | None = None) -> int:
     """The subcommand; gives the exit status."""
     if arguments.boot == "help":
         return list_protocols()
@@ -50,16 +66,20 @@ def run(arguments: Namespace) -> int:
             log(f"{machine.boot_state.protocol}: {machine.boot_state.summary or 'loaded'}")
             _watch_ends(machine, ends, failures)
             for text in arguments.symbols:
-                machine.symbols.add(*_symbols(text))
+                machine.symbols.add(*symbol_file(text))
             if arguments.save_symbols is not None:
                 machine.symbols.save(arguments.save_symbols)
             if arguments.gdb is not None:
                 server = machine.debug(arguments.gdb, wait=arguments.gdb_wait, arch=arguments.gdb_arch)
                 log(f"gdb: {'waiting for' if arguments.gdb_wait else 'ready for'} target remote {server.address}")
+            if watch is not None:
+                watch.begin(machine, failures)
             try:
                 verdict = machine.run(timeout, arguments.until)
             except KeyboardInterrupt:
                 verdict = Stopped("interrupt")
+            if watch is not None:
+                watch.end(machine)
             report = _finish(machine, verdict, ends, arguments)
     finally:
         for end in ends:
@@ -74,10 +94,12 @@ def run(arguments: Namespace) -> int:
     code = status.of(verdict)
     for line in report:
         tell(line)
+    if watch is not None:
+        watch.report()
     if arguments.json:
         import json
 
-        report_json = {**_as_json(verdict, code), **arguments.result}
+        report_json = {**_as_json(verdict, code), **arguments.result, **({} if watch is None else watch.result())}
         print(json.dumps(report_json))
     return code
 
@@ -111,7 +133,8 @@ def _seconds(text: str | None) -> float | None:
     return seconds
 
 
-def _symbols(text: str) -> tuple[str, int]:
+def symbol_file(text: str) -> tuple[str, int]:
+    """Of --symbols: the file, and how far its addresses are moved."""
     path, at, offset = text.rpartition("@")
     if not at:
         return text, 0

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kvmpy.iovector import IoVector
-
 Buffers = Sequence[memoryview]
 
 _ZEROES = memoryview(bytes(1 << 20))
@@ -19,11 +17,8 @@ class Cursor:
         self._index = 0
         self._at = 0
 
-    def take(self, length: int) -> Buffers:
+    def take(self, length: int) -> list[memoryview]:
         """Views of the next `length` bytes; the run must have them."""
-        if isinstance(self._buffers, IoVector):
-            self._at += length
-            return self._buffers.cut(self._at - length, length)
         taken: list[memoryview] = []
         while length:
             buffer = self._buffers[self._index]
@@ -42,8 +37,6 @@ class Cursor:
 
 def length_of(buffers: Buffers) -> int:
     """Bytes in all."""
-    if isinstance(buffers, IoVector):
-        return buffers.nbytes
     if len(buffers) == 1:
         return len(buffers[0])
     return sum(map(len, buffers))

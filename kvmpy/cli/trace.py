@@ -1,0 +1,239 @@
+"""kvmpy trace: what a guest does to its machine, live or from a file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from argparse import Namespace
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+from kvmpy.cli import status
+from kvmpy.cli.main import tell
+from kvmpy.cli.run import run, symbol_file
+from kvmpy.errors import ConfigError, HostError, ImageError
+from kvmpy.trace.event import Event
+from kvmpy.trace.formats import Format, Saved, format_of, is_trace, make_format, open_trace
+from kvmpy.trace.summary import Summary
+from kvmpy.trace.text import TextFormat
+from kvmpy.trace.words import Symbols
+from kvmpy.verdicts import Stopped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kvmpy.machine import Machine
+    from kvmpy.trace.filters import Filter
+
+BUFFER = 1 << 18
+
+
+def trace(arguments: Namespace) -> int:
+    """The subcommand; gives the exit status."""
+    top = _number(arguments.top)
+    if arguments.format not in (None, "text") and arguments.output is None and (arguments.count or arguments.json):
+        raise ConfigError("--format without -o, where only the tables are shown")
+    if arguments.image is not None and is_trace(arguments.image):
+        return _show(arguments, top)
+    watch = _Live(arguments, top)
+    try:
+        return run(arguments, watch)
+    finally:
+        watch.close()
+
+
+def read_filter(texts: list[str], symbols: Any) -> Filter | None:
+    """Of -e: events that one of the texts chooses; None for all."""
+    if not texts:
+        return None
+    from kvmpy.trace.filters import parse
+
+    return parse(",".join(texts), symbols)
+
+
+def open_saved(path: str, stack: ExitStack) -> Saved:
+    """The trace in a file that the stack closes."""
+    try:
+        file = _open(path, "rb")
+        stack.callback(file.close)
+        return open_trace(file, path)
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror}") from None
+
+
+class Names:
+    """Symbol files that were asked for, else what a saved trace says itself."""
+
+    def __init__(self, files: list[str], saved: Saved) -> None:
+        from kvmpy.debug.symbols import Symbols
+
+        self.table = Symbols()
+        self._saved = saved
+        for text in files:
+            self.table.add(*symbol_file(text))
+
+    def where(self, address: int) -> str:
+        """As Symbols.where."""
+        if self.table.find(address) is None:
+            return self._saved.where(address)
+        return self.table.where(address)
+
+
+class Output:
+    """Where events go: a file, or the given standard stream."""
+
+    def __init__(self, arguments: Namespace, stream: Any, symbols: Symbols | None, about: dict[str, Any]) -> None:
+        self.path = arguments.output or "standard output or error"
+        self._file: BinaryIO | None = None
+        kind = arguments.format or (format_of(arguments.output) if arguments.output else "text")
+        try:
+            if arguments.output:
+                self._file = _open(arguments.output)
+                self.format: Format = make_format(kind, self._file, symbols, about)
+            elif kind == "text":
+                self.format = TextFormat(stream.write, symbols, colour=colourful(stream))
+            elif stream.isatty():
+                raise ConfigError(f"--format {kind} is not for a terminal; write it to a file with -o")
+            else:
+                self._file = _open(os.dup(stream.fileno()))
+                self.format = make_format(kind, self._file, symbols, about)
+        except OSError as error:
+            raise self.failure(error) from None
+
+    def failure(self, error: OSError) -> HostError:
+        """What to say of one."""
+        return HostError(f"write {self.path}", error.errno or errno.EIO)
+
+    def close(self) -> None:
+        """Raises HostError where the end of the trace cannot be written."""
+        try:
+            self.format.close()
+        except OSError as error:
+            raise self.failure(error) from None
+        finally:
+            if self._file is not None:
+                try:
+                    self._file.close()
+                except OSError as error:
+                    raise self.failure(error) from None
+
+
+def _open(where: str | int, mode: str = "wb") -> BinaryIO:
+    """A file that whoever asks for it closes."""
+    return cast("BinaryIO", open(where, mode, buffering=BUFFER))  # noqa: SIM115
+
+
+def colourful(stream: Any) -> bool:
+    """Is it a terminal that shows colours?"""
+    return bool(stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb")
+
+
+class _Live:
+    """Looks on while a machine runs."""
+
+    def __init__(self, arguments: Namespace, top: int) -> None:
+        self._arguments = arguments
+        self._top = top
+        self._count = arguments.count or arguments.json
+        self.summary = Summary()
+        self._symbols: Symbols | None = None
+        self._output: Output | None = None
+        self._end: Callable[[], None] | None = None
+
+    def begin(self, machine: Machine, failures: list[HostError]) -> None:
+        arguments = self._arguments
+        self._symbols = machine.symbols
+        machine.symbols.where(0)  # reads the files now, not at the first event
+        chosen = read_filter(arguments.events, machine.symbols)
+        takers: list[Format] = [self.summary] if self._count else []
+        if arguments.output or not self._count:
+            about = {"image": arguments.image or "", "backend": machine.vm.name, "vcpus": len(machine.cpu), "clock": arguments.clock}
+            self._output = Output(arguments, sys.stderr, self._symbols, about)
+            takers.append(self._output.format)
+        first, *rest = takers
+
+        def listen(event: Event) -> None:
+            if chosen is not None and not chosen.matches(event):
+                return
+            try:
+                first(event)
+                for other in rest:
+                    other(event)
+            except OSError as error:
+                assert self._output is not None
+                failures.append(self._output.failure(error))
+                machine.stop(Stopped("output"))
+
+        self._end = machine.trace(listen)
+
+    def end(self, machine: Machine) -> None:
+        if self._end is not None:
+            self._end()
+
+    def close(self) -> None:
+        """The file is whole after this. Harmless when called again."""
+        output, self._output = self._output, None
+        if output is not None:
+            output.close()
+
+    def report(self) -> None:
+        self.close()
+        if self._arguments.count and not self._arguments.json:
+            for line in self.summary.lines(self._symbols, self._top):
+                tell(line)
+
+    def result(self) -> dict[str, Any]:
+        return {"trace": self.summary.data(self._symbols)}
+
+
+def _show(arguments: Namespace, top: int) -> int:
+    """A saved trace: on standard output, since no guest speaks there."""
+    summary = Summary()
+    code = status.OK
+    with ExitStack() as stack:
+        saved = open_saved(arguments.image, stack)
+        names = Names(arguments.symbols, saved)
+        chosen = read_filter(arguments.events, names.table)
+        count = arguments.count or arguments.json
+        takers: list[Format] = [summary] if count else []
+        output = None
+        if arguments.output or not count:
+            if arguments.output and _same(arguments.output, arguments.image):
+                raise ConfigError(f"-o {arguments.output}: that is the trace itself")
+            output = Output(arguments, sys.stdout, names, saved.about)
+            takers.append(output.format)
+        try:
+            for event in saved:
+                if chosen is None or chosen.matches(event):
+                    for taker in takers:
+                        taker(event)
+        except KeyboardInterrupt:
+            code = status.INTERRUPTED
+        except OSError as error:
+            if error.errno == errno.EPIPE or output is None:
+                raise
+            raise output.failure(error) from None
+        if output is not None:
+            output.close()
+        if arguments.json:
+            import json
+
+            print(json.dumps({"trace": summary.data(names)}))
+        elif arguments.count:
+            print("\n".join(summary.lines(names, top)))
+    return code
+
+
+def _same(one: str, other: str) -> bool:
+    return os.path.exists(one) and os.path.samefile(one, other)
+
+
+def _number(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise ConfigError(f"--top {text}: a number from 1 on is wanted")
+    return number
