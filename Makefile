@@ -19,10 +19,10 @@ NATIVE ?= kvmpy/_native.abi3.so
 NATIVE_OBJ ?= build/native
 
 CORE_C   := $(sort $(wildcard kvmpy/soft/core/*.c kvmpy/soft/core/*/*.c))
-GLUE_C   := $(sort $(wildcard kvmpy/kvm/*.c))
+GLUE_C   := $(sort $(wildcard kvmpy/kvm/*.c) kvmpy/iovector.c kvmpy/devices/virtio/vring.c)
 CORE_O    = $(patsubst kvmpy/%.c,$(NATIVE_OBJ)/%.o,$(CORE_C))
 GLUE_O    = $(patsubst kvmpy/%.c,$(NATIVE_OBJ)/%.o,$(GLUE_C))
-INC      := $(sort $(wildcard kvmpy/abi/*.inc kvmpy/kvm/*.inc))
+INC      := $(sort $(wildcard kvmpy/abi/*.inc kvmpy/kvm/*.inc) kvmpy/iovector.inc kvmpy/devices/virtio/vring.inc)
 BLOBS    :=
 
 .PHONY: run setup test lint bench sanitize fuzz linux oracle clean native blobs firmware guests headers

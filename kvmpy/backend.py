@@ -91,6 +91,9 @@ class Vm(Protocol):
     def memory_written(self, gpa: int, size: int) -> None:
         """Tells the backend that the host wrote guest RAM (DMA, loader): decoded code there is dropped, the dirty log marked."""
 
+    def ranges_written(self, ranges: CData, count: int, size: int) -> None:
+        """The same of the first `size` bytes of `count` ranges (`struct kp_range *`), one behind the other."""
+
     def dirty_log(self, slot: int) -> bytes:
         """One bit per page of the slot written since the last call; the log is cleared."""
 

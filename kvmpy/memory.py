@@ -14,7 +14,8 @@ from typing import Any
 
 from kvmpy.backend import Vm
 from kvmpy.errors import ConfigError, HostError, MemoryAccessError
-from kvmpy.native import ffi
+from kvmpy.iovector import HostMap
+from kvmpy.native import CData, ffi
 from kvmpy.record import Record
 from kvmpy.units import PAGE, format_size, parse_size
 
@@ -97,6 +98,7 @@ class GuestMemory:
         self._regions: list[Region] = []
         self._starts: list[int] = []
         self._extra: list[Backing] = []
+        self._map: HostMap | None = None
         self.ram = Backing("kvmpy-ram", self.size)
         low = min(self.size, hole[0])
         self._insert(0, low, self.ram, 0, False, "RAM")
@@ -113,6 +115,7 @@ class GuestMemory:
         at = bisect_right(self._starts, gpa)
         self._regions.insert(at, region)
         self._starts.insert(at, gpa)
+        self._map = None
         if self._vm is not None:
             self._vm.set_memory(slot, gpa, region.host, size, readonly=readonly)
         return region
@@ -120,6 +123,7 @@ class GuestMemory:
     def _remove(self, region: Region) -> None:
         at = self._regions.index(region)
         del self._regions[at], self._starts[at]
+        self._map = None
         self._free_slots.append(region.slot)
         if self._vm is not None:
             self._vm.set_memory(region.slot, region.gpa, 0, 0)
@@ -274,6 +278,18 @@ class GuestMemory:
         if self._vm is not None and size > 0:
             self._vm.memory_written(gpa, size)
 
+    def ranges_written(self, ranges: CData, count: int, size: int) -> None:
+        """`written` for the first `size` bytes of `count` ranges (`struct kp_range`), one behind the other."""
+        if self._vm is not None and size > 0:
+            self._vm.ranges_written(ranges, count, size)
+
+    @property
+    def map(self) -> HostMap:
+        """The regions as they stand now, for functions in C."""
+        if self._map is None:
+            self._map = HostMap(self._regions)
+        return self._map
+
     def read_u8(self, gpa: int) -> int:
         """The byte at `gpa`."""
         region = self._find(gpa, 1)
@@ -392,7 +408,7 @@ class GuestMemory:
         if self._closed:
             return
         self._closed = True
-        self._vm = None
+        self._vm = self._map = None
         for region in self._regions:
             region.view.release()
         self._regions.clear()

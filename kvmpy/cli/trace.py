@@ -121,7 +121,7 @@ class Output:
 
 def _open(where: str | int, mode: str = "wb") -> BinaryIO:
     """A file that whoever asks for it closes."""
-    return cast("BinaryIO", open(where, mode, buffering=BUFFER))  # noqa: SIM115
+    return cast("BinaryIO", open(where, mode, buffering=BUFFER))
 
 
 def colourful(stream: Any) -> bool:

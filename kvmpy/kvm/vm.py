@@ -12,7 +12,7 @@ from kvmpy.kvm.irqchip import IrqchipPart
 from kvmpy.kvm.msrs import MsrPart
 from kvmpy.kvm.stats import Statistics, open_statistics
 from kvmpy.kvm.vcpu import KvmVcpu
-from kvmpy.native import ffi, lib
+from kvmpy.native import CData, ffi, lib
 
 # Three pages for VMX's real mode TSS and one for its identity page table (KVM API 4.35, 4.41): below the firmware's 16 MiB,
 # above the APICs' pages, where no guest RAM lies.
@@ -90,6 +90,14 @@ class KvmVm(IrqchipPart, EventPart, DirtyPart, MsrPart):
     def memory_written(self, gpa: int, size: int) -> None:
         """Marks the pages in the host's share of the dirty log; the processor keeps its own caches coherent."""
         self._mark_written(gpa, size)
+
+    def ranges_written(self, ranges: CData, count: int, size: int) -> None:
+        """The same of the first `size` bytes of ranges that stand one behind the other."""
+        if self._logged:
+            for at in range(count):
+                part = min(ranges[at].size, size)
+                self._mark_written(ranges[at].gpa, part)
+                size -= part
 
     # Capabilities and addresses.
 

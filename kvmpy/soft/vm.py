@@ -95,6 +95,9 @@ class SoftVm:
     def memory_written(self, gpa: int, size: int) -> None:
         check("kp_vm_memory_written", lib.kp_vm_memory_written(self._pointer(), gpa, size))
 
+    def ranges_written(self, ranges: CData, count: int, size: int) -> None:
+        check("kp_vm_ranges_written", lib.kp_vm_ranges_written(self._pointer(), ranges, count, size))
+
     def dirty_log(self, slot: int) -> bytes:
         size = (self._slots.get(slot, 0) // PAGE + 63) // 64 * 8
         bitmap = ffi.new("uint8_t[]", size)

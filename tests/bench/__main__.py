@@ -9,10 +9,10 @@ import subprocess
 import sys
 from typing import Any
 
-from tests.bench import exits, runners, startup
+from tests.bench import disk, exits, runners, startup
 from tests.bench.runners import COMPUTE, MACHINE, ROOT, Outcome
 
-EXTRA = ("exits", "startup", "linux")
+EXTRA = ("exits", "startup", "linux", "disk")
 
 
 def _arguments() -> argparse.Namespace:
@@ -110,6 +110,9 @@ def _collect(arguments: argparse.Namespace, say: Any) -> dict[str, Any]:
     if "linux" in names and "soft" in wanted:
         say("linux")
         result["linux"] = startup.linux("soft", seconds)
+    if "disk" in names and "soft" in wanted:
+        say("disk")
+        result["disk"] = disk.missing() or disk.measure(runs, seconds, problems)
     return result
 
 
@@ -161,6 +164,8 @@ def _show(result: dict[str, Any]) -> None:
         else:
             print("Linux on the software CPU, s")
             _table(["", "s"], [[name, _number(value)] for name, value in result["linux"].items()])
+    if "disk" in result:
+        disk.show(result["disk"], _table)
     for problem in result["problems"]:
         print(f"PROBLEM  {problem}")
 

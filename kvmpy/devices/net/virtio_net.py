@@ -12,7 +12,7 @@ from typing import Any
 from kvmpy.devices.net.rxfilter import FLAGS, RxFilter
 from kvmpy.devices.netend import NetEnd
 from kvmpy.devices.virtio.device import VirtioDevice
-from kvmpy.devices.virtio.queue import Chain, cut
+from kvmpy.devices.virtio.queue import Chain
 from kvmpy.frames import GSO_NONE, NEEDS_CSUM, Offload, Takes
 
 RECEIVE, TRANSMIT, CONTROL = 0, 1, 2
@@ -123,13 +123,11 @@ class VirtioNet(VirtioDevice):
             return 0
         if not self.link:
             return 0
-        first = chain.readable[0]
-        head = first if len(first) >= HEADER.size else chain.read(HEADER.size)
-        flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, _ = HEADER.unpack_from(head)
+        flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, _ = HEADER.unpack(chain.read(HEADER.size))
         offload = None
         if self.end.offloads and ((flags & NEEDS_CSUM and self.has(CSUM)) or gso_type != GSO_NONE):
             offload = Offload(flags & NEEDS_CSUM, gso_type, hdr_len, gso_size, csum_start, csum_offset)
-        self.end.send(cut(chain.readable, HEADER.size, size), offload)
+        self.end.send(chain.readable.cut(HEADER.size, size), offload)
         return 0
 
     # From the end to the driver.

@@ -6,7 +6,7 @@ import struct
 
 from kvmpy.devices.blockend import BlockEnd
 from kvmpy.devices.virtio.device import VirtioDevice
-from kvmpy.devices.virtio.queue import Chain, QueueError, cut
+from kvmpy.devices.virtio.queue import Chain, QueueError
 
 SECTOR = 512
 QUEUE_SIZE = 256
@@ -109,7 +109,7 @@ class VirtioBlk(VirtioDevice):
             self._check(sector, size)
             self.requests["read"] += 1
             if size:
-                self.image.read_into(sector * SECTOR, cut(chain.writable, 0, size))
+                self.image.read_into(sector * SECTOR, chain.writable.cut(0, size))
             return size
         if kind == T_OUT:
             size = chain.read_size - HEADER.size
@@ -117,7 +117,7 @@ class VirtioBlk(VirtioDevice):
             self._check_writable()
             self.requests["write"] += 1
             if size:
-                self.image.write_from(sector * SECTOR, cut(chain.readable, HEADER.size, size))
+                self.image.write_from(sector * SECTOR, chain.readable.cut(HEADER.size, size))
             if self._write_through():
                 self.image.flush()
         elif kind == T_FLUSH:

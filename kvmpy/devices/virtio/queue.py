@@ -11,17 +11,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from kvmpy.errors import MemoryAccessError
+from kvmpy.iovector import HostMap, IoVector
 from kvmpy.memory import GuestMemory
-
-# Descriptor flags.
-NEXT = 1
-WRITE = 2
-INDIRECT = 4
+from kvmpy.native import CData, ffi, lib
 
 NO_INTERRUPT = 1  # flags of the available ring
 NO_NOTIFY = 1  # flags of the used ring
 
-DESCRIPTOR = struct.Struct("<QIHH")  # address, length, flags, next
 U16 = struct.Struct("<H")
 USED = struct.Struct("<II")  # head of the chain, bytes written
 
@@ -29,58 +25,67 @@ MOST_INDIRECT = 1024
 """Descriptors of one chain, where an indirect table makes it longer than the queue."""
 
 
+PIECES = 4096
+"""Buffers of one chain, neighbours joined."""
+
+_BAD = {
+    lib.KP_CHAIN_INDEX: "descriptor {} of {}",
+    lib.KP_CHAIN_NESTED: "indirect descriptor where none is allowed",
+    lib.KP_CHAIN_TABLE: "indirect table of {} bytes, flags {:#x}",
+    lib.KP_CHAIN_COUNT: "indirect table of {} descriptors",
+    lib.KP_CHAIN_LOOP: "descriptor chain that is too long or loops",
+    lib.KP_CHAIN_SIZE: "descriptor chain of more than 4 GiB",
+    lib.KP_CHAIN_ORDER: "readable descriptor after a writable one",
+    lib.KP_CHAIN_OUTSIDE: "descriptor outside memory: {1} bytes at {0:#x}",
+    lib.KP_CHAIN_PIECES: "descriptor chain in more than {} pieces",
+}
+
+
 class QueueError(Exception):
     """The driver has broken the rules of virtqueues; the text says which."""
 
 
 class Chain:
-    """One request: buffers that the device reads, then buffers that it writes, as views into guest memory."""
+    """One request: buffers that the device reads, then buffers that it writes, in guest memory."""
 
-    __slots__ = ("head", "read_size", "readable", "writable", "write_size", "writes")
+    __slots__ = ("head", "ranges", "read_size", "readable", "writable", "write_size")
 
-    def __init__(self, head: int) -> None:
+    def __init__(self, head: int, where: HostMap, found: CData) -> None:
+        """From what `kp_chain_walk` has found, which is copied."""
         self.head = head
-        self.readable: list[memoryview] = []
-        self.writable: list[memoryview] = []
-        self.writes: list[tuple[int, int]] = []
+        count = found.readable + found.writable
+        buffers = ffi.new("struct kp_buffer[]", count)
+        ffi.memmove(buffers, found.buffer, count * ffi.sizeof("struct kp_buffer"))
+        self.read_size: int = found.read_size
+        self.write_size: int = found.write_size
+        self.readable = IoVector(where, buffers, 0, found.readable, self.read_size, False)
+        self.writable = IoVector(where, buffers, found.readable, found.writable, self.write_size, True)
+        self.ranges: CData = ffi.new("struct kp_range[]", found.ranges)
+        """Guest addresses behind `writable`."""
+        ffi.memmove(self.ranges, found.range, ffi.sizeof(self.ranges))
+
+    @property
+    def writes(self) -> list[tuple[int, int]]:
         """(address, length) behind `writable`."""
-        self.read_size = 0
-        self.write_size = 0
+        return [(each.gpa, each.size) for each in self.ranges]
 
     def write_last(self, value: int, memory: GuestMemory) -> None:
         """Writes the last writable byte, where many devices have their status."""
-        address, length = self.writes[-1]
-        self.writable[-1][-1] = value
-        memory.written(address + length - 1, 1)
+        self.writable.set_last(value)
+        last = self.ranges[len(self.ranges) - 1]
+        memory.written(last.gpa + last.size - 1, 1)
 
     def read(self, size: int, offset: int = 0) -> bytes:
         """Up to `size` bytes of the readable part; its framing is the driver's choice (§2.7.4.1)."""
-        return b"".join(cut(self.readable, offset, size))
+        return self.readable.tobytes(offset, size)
 
     def write(self, data: bytes, offset: int = 0) -> int:
         """Puts data into the writable part, as far as there is room; gives how much."""
         done = 0
-        for view in cut(self.writable, offset, len(data)):
+        for view in self.writable.cut(offset, len(data)):
             view[:] = data[done : done + len(view)]
             done += len(view)
         return done
-
-
-def cut(views: list[memoryview], offset: int, size: int) -> list[memoryview]:
-    """The part of a list of buffers from `offset` on, at most `size` bytes."""
-    out = []
-    for view in views:
-        length = len(view)
-        if offset >= length:
-            offset -= length
-            continue
-        if size <= 0:
-            break
-        part = view[offset : offset + size] if offset or size < length else view
-        out.append(part)
-        size -= len(part)
-        offset = 0
-    return out
 
 
 class Queue:
@@ -92,6 +97,9 @@ class Queue:
         self.memory: GuestMemory | None = None
         self.event_index = False
         self.indirect = False
+        self._buffers: CData = ffi.new("struct kp_buffer[]", PIECES)
+        self._ranges: CData = ffi.new("struct kp_range[]", PIECES)
+        self._found: CData = ffi.new("struct kp_chain *", {"buffer": self._buffers, "range": self._ranges, "room": PIECES})
         self.reset()
 
     def reset(self) -> None:
@@ -122,7 +130,7 @@ class Queue:
         self.event_index = event_index
         self.indirect = indirect
         try:
-            self._table = memory.view(self.descriptors, 16 * size)
+            memory.view(self.descriptors, 16 * size)
             self._available = memory.view(self.available, 6 + 2 * size)
             self._used = memory.view(self.used, 6 + 8 * size, writable=True)
         except MemoryAccessError as error:
@@ -157,50 +165,12 @@ class Queue:
     def chain(self, head: int) -> Chain:
         """The chain that begins at a descriptor, every link and buffer checked."""
         assert self.memory is not None
-        table, count = self._table, self.size
-        chain = Chain(head)
-        views = self.memory.views
-        at, seen, total = head, 0, 0
-        most = count
-        nested = False
-        try:
-            while True:
-                if at >= count:
-                    raise QueueError(f"descriptor {at} of {count}")
-                address, length, flags, following = DESCRIPTOR.unpack_from(table, 16 * at)
-                if flags & INDIRECT:
-                    if nested or not self.indirect:
-                        raise QueueError("indirect descriptor where none is allowed")
-                    if flags & NEXT or not length or length % 16:
-                        raise QueueError(f"indirect table of {length} bytes, flags {flags:#x}")
-                    count = length // 16
-                    if count > 0xFFFF + 1:
-                        raise QueueError(f"indirect table of {count} descriptors")
-                    table, at, nested = self.memory.view(address, length), 0, True
-                    most = min(count, max(self.size, MOST_INDIRECT))
-                    seen = 0
-                    continue
-                seen += 1
-                if seen > most:
-                    raise QueueError("descriptor chain that is too long or loops")
-                total += length
-                if total > 1 << 32:
-                    raise QueueError("descriptor chain of more than 4 GiB")
-                if flags & WRITE:
-                    if length:
-                        chain.writable += views(address, length, writable=True)
-                        chain.writes.append((address, length))
-                        chain.write_size += length
-                elif chain.writes:
-                    raise QueueError("readable descriptor after a writable one")
-                elif length:
-                    chain.readable += views(address, length)
-                    chain.read_size += length
-                if not flags & NEXT:
-                    return chain
-                at = following
-        except MemoryAccessError as error:
-            raise QueueError(f"descriptor outside memory: {error}") from None
+        where, found = self.memory.map, self._found
+        longest = MOST_INDIRECT if self.indirect else 0
+        code = lib.kp_chain_walk(where.regions, where.count, self.descriptors, self.size, head, longest, found)
+        if code:
+            raise QueueError(_BAD[code].format(*found.bad))
+        return Chain(head, where, found)
 
     # The used ring.
 
@@ -215,12 +185,8 @@ class Queue:
             if self.held.get(chain.head) is not chain:
                 continue  # the queue was turned off meanwhile
             del self.held[chain.head]
-            left = written
-            for address, length in chain.writes:
-                if left <= 0:
-                    break
-                self.memory.written(address, min(length, left))
-                left -= length
+            if written:
+                self.memory.ranges_written(chain.ranges, len(chain.ranges), written)
             USED.pack_into(self._used, 4 + 8 * (self.next_used % self.size), chain.head, written)
             self.next_used = (self.next_used + 1) & 0xFFFF
         U16.pack_into(self._used, 2, self.next_used)
@@ -235,6 +201,8 @@ class Queue:
             U16.pack_into(self._used, 4 + 8 * self.size, event)
         else:
             U16.pack_into(self._used, 0, 0 if wanted else NO_NOTIFY)
+        if wanted:
+            lib.kp_fence()  # a driver that has not seen it has offered its buffer before the next look
 
     def wants_interrupt(self) -> bool:
         """Whether what was pushed since the last call is worth an interrupt to the driver (§2.7.7)."""
@@ -242,6 +210,7 @@ class Queue:
         if old == new:
             return False
         self.signalled = new
+        lib.kp_fence()
         if self.event_index:
             (event,) = U16.unpack_from(self._available, 4 + 2 * self.size)
             return (new - event - 1) & 0xFFFF < (new - old) & 0xFFFF

@@ -11,6 +11,7 @@ import tempfile
 from kvmpy.errors import ImageError
 from kvmpy.host.images.lock import lock
 from kvmpy.host.images.views import Buffers, Cursor, length_of, zero, zeroes
+from kvmpy.iovector import IoVector
 
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 0x01, 0x02, 0x10
 """Modes of fallocate(2)."""
@@ -42,6 +43,8 @@ class HostFile:
 
     def read_some(self, offset: int, buffers: Buffers) -> int:
         """Fills the buffers up to the end of the file; gives the number of bytes."""
+        if isinstance(buffers, IoVector):
+            return buffers.read_file(self.fd, offset)
         done = os.preadv(self.fd, buffers[:MOST_BUFFERS], offset)
         length = length_of(buffers)
         if done == length:
@@ -86,6 +89,10 @@ class HostFile:
         """Writes all of the buffers."""
         self._written = True
         length = length_of(buffers)
+        if isinstance(buffers, IoVector):
+            if buffers.write_file(self.fd, offset) < length:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return
         done = os.pwritev(self.fd, buffers[:MOST_BUFFERS], offset)
         rest = buffers
         while done < length:

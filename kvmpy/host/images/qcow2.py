@@ -288,10 +288,10 @@ class Qcow2Image(Image):
             views = cursor.take(run)
             start = host + inner
             if before is not None or (inner and not fresh):
-                views[:0] = [memoryview(before)] if before is not None else zeroes(inner)
+                views = [*([memoryview(before)] if before is not None else zeroes(inner)), *views]
                 start = host
             if after is not None or (tail and not fresh):
-                views += [memoryview(after)] if after is not None else zeroes(tail)
+                views = [*views, *([memoryview(after)] if after is not None else zeroes(tail))]
             self.file.write(start, views)
         except OSError:
             refcounts.wrote(first + count)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kvmpy.iovector import IoVector
+
 Buffers = Sequence[memoryview]
 
 _ZEROES = memoryview(bytes(1 << 20))
@@ -17,8 +19,11 @@ class Cursor:
         self._index = 0
         self._at = 0
 
-    def take(self, length: int) -> list[memoryview]:
+    def take(self, length: int) -> Buffers:
         """Views of the next `length` bytes; the run must have them."""
+        if isinstance(self._buffers, IoVector):
+            self._at += length
+            return self._buffers.cut(self._at - length, length)
         taken: list[memoryview] = []
         while length:
             buffer = self._buffers[self._index]
@@ -37,6 +42,8 @@ class Cursor:
 
 def length_of(buffers: Buffers) -> int:
     """Bytes in all."""
+    if isinstance(buffers, IoVector):
+        return buffers.nbytes
     if len(buffers) == 1:
         return len(buffers[0])
     return sum(map(len, buffers))

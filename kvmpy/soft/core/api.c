@@ -112,15 +112,28 @@ int kp_vm_set_memory(Vm *vm, uint32_t id, uint64_t gpa, void *host, uint64_t siz
 
 int kp_vm_memory_written(Vm *vm, uint64_t gpa, uint64_t size)
 {
-    Slot *s = vm_slot(vm, gpa);
-    if (!size || !s)
-        return 0;
-    if (size > s->gpa + s->size - gpa)
-        size = s->gpa + s->size - gpa;
-    code_written(vm, gpa, size);
-    if (s->dirty)
-        for (uint64_t n = (gpa - s->gpa) >> 12; n <= (gpa - s->gpa + size - 1) >> 12; n++)
-            s->dirty[n >> 6] |= 1ull << (n & 63);
+    Slot *s;
+    while (size && (s = vm_slot(vm, gpa))) { /* a range may run on into the next slot */
+        uint64_t part = s->gpa + s->size - gpa;
+        if (part > size)
+            part = size;
+        code_written(vm, gpa, part);
+        if (s->dirty)
+            for (uint64_t n = (gpa - s->gpa) >> 12; n <= (gpa - s->gpa + part - 1) >> 12; n++)
+                s->dirty[n >> 6] |= 1ull << (n & 63);
+        gpa += part;
+        size -= part;
+    }
+    return 0;
+}
+
+int kp_vm_ranges_written(Vm *vm, const struct kp_range *range, uint32_t count, uint64_t size)
+{
+    for (uint32_t n = 0; n < count && size; n++) {
+        uint64_t part = range[n].size < size ? range[n].size : size;
+        kp_vm_memory_written(vm, range[n].gpa, part);
+        size -= part;
+    }
     return 0;
 }
 
