@@ -24,13 +24,14 @@ _HOMES = {
     "kvmpy.errors": ("KvmpyError", "HostError", "MissingCapability", "ConfigError", "MemoryAccessError", "ImageError"),
     "kvmpy.backends": ("open_backend", "choose_backend"),
     "kvmpy.trace": ("Event",),
+    "kvmpy.testing.include_dir": ("include_dir",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Capture", "CharEnd", "ConfigError", "Crashed", "Device", "Event", "GuestExit", "GuestMemory", "Halted", "HostError", "ImageError",
     "KvmpyError", "Line", "Machine", "MemoryAccessError", "MissingCapability", "Platform", "PowerOff", "Reset", "Stopped", "Verdict",
-    "choose_backend", "open_backend",
+    "choose_backend", "include_dir", "open_backend",
 ]
 
 
@@ -56,5 +57,6 @@ if TYPE_CHECKING:
     from kvmpy.irq import Line
     from kvmpy.machine import Machine
     from kvmpy.memory import GuestMemory
+    from kvmpy.testing.include_dir import include_dir
     from kvmpy.trace import Event
     from kvmpy.verdicts import Crashed, GuestExit, Halted, PowerOff, Reset, Stopped, Verdict

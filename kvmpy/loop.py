@@ -63,6 +63,8 @@ class Loop:
         self.debugger: Debugger | None = None
         self.only: frozenset[int] | None = None
         """The vCPUs that run, by index; None for all. Of several but not all, a backend that is not threaded runs all."""
+        self.runner: Callable[[], Vcpu] | None = None
+        """Runs instead of `Vm.run` where that takes the vCPUs in turns; gives the one that exited."""
         self.verdict: Verdict | None = None
         self.on_msr: MsrHandler | None = None
         self.unknown_msrs: Counter[int] = Counter()
@@ -238,11 +240,11 @@ class Loop:
         """The one thread of a backend that takes its vCPUs in turns. It has the lock throughout: nobody touches chips while they run."""
         with self.lock:
             try:
-                run, posted = self.vm.run, self._posted
+                run, posted = self.runner or self.vm.run, self._posted
                 seats = {seat.vcpu.index: seat for seat in self.seats}
                 chosen = self._running()
                 seat = chosen[0]
-                if len(chosen) == 1 and len(self.seats) > 1:
+                if self.runner is None and len(chosen) == 1 and len(self.seats) > 1:
                     run = _alone(seat.vcpu)
                 while self.verdict is None:
                     vcpu = run()

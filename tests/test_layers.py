@@ -19,7 +19,7 @@ LAYERS = {
     "assist": 3.5, "events": 3.5, "cpu": 3.5,
     "host": 4, "devices": 4, "boot": 4,
     "machine": 5, "snapshot": 5, "board": 5, "pc": 5, "micro": 5, "disks": 5, "nics": 5,
-    "debug": 6, "testing": 6, "spy": 6,
+    "debug": 6, "faults": 6, "testing": 6, "spy": 6,
     "cli": 7, "__main__": 7,
 }  # fmt: skip
 
@@ -29,7 +29,7 @@ TOGETHER = [
     {"exits", "regs", "backend", "backends", "cpuid"},
     {"memory", "iovector", "bus", "irq", "loop", "exit_handlers", "clock", "trace", "watchdog", "assist", "events", "cpu"},
     {"machine", "snapshot", "board", "pc", "micro", "disks", "nics"},
-    {"debug", "testing", "spy"},
+    {"debug", "faults", "testing", "spy"},
     {"cli", "__main__"},
 ]
 

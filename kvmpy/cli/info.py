@@ -48,6 +48,11 @@ def _soft() -> dict[str, Any]:
 
 def info(arguments: Namespace) -> int:
     """The subcommand."""
+    if arguments.include:
+        from kvmpy.testing.include_dir import include_dir
+
+        print(include_dir())
+        return status.OK
     found = gather()
     if arguments.json:
         print(json.dumps(found))

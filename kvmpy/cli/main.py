@@ -57,6 +57,7 @@ def _add_info(commands: Any) -> None:
         "Asks this host's KVM by running small guests; tells which backend --backend auto takes and why, and the CPU models."
     ))
     info.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    info.add_argument("--include", action="store_true", help="only the directory of kvmpy.h, for gcc -I")
 
 
 def _add_image(commands: Any) -> None:

@@ -1,0 +1,86 @@
+"""COM1 of a machine under test: keeps all output, and stops the run where an expression matches what was written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from kvmpy.host.capture import Capture
+
+WINDOW = 4096
+"""Bytes that are searched at every write; a match that began earlier is found as the output grows."""
+
+Pattern = str | bytes | re.Pattern[str] | re.Pattern[bytes]
+
+
+def compiled(pattern: Pattern) -> re.Pattern[bytes]:
+    """The expression over bytes. A text is taken as UTF-8, with ^ and $ at lines."""
+    if isinstance(pattern, re.Pattern):
+        if isinstance(pattern.pattern, bytes):
+            return pattern  # type: ignore[return-value]
+        return re.compile(pattern.pattern.encode(), pattern.flags & ~re.UNICODE)
+    return re.compile(pattern.encode() if isinstance(pattern, str) else pattern, re.MULTILINE)
+
+
+class Expected:
+    """What an expectation found: `[0]` is the matched text, `[1]` and `["name"]` its groups, `before` the output up to it."""
+
+    def __init__(self, match: re.Match[bytes], before: bytes) -> None:
+        self._groups = (match[0], *match.groups())
+        self._names = match.groupdict()
+        self.before = before.decode("utf-8", "replace")
+
+    def __getitem__(self, group: int | str) -> str | None:
+        found = self._names[group] if isinstance(group, str) else self._groups[group]
+        return None if found is None else found.decode("utf-8", "replace")
+
+    def __str__(self) -> str:
+        return str(self[0])
+
+    def __repr__(self) -> str:
+        return f"<Expected {self[0]!r}>"
+
+
+class Console(Capture):
+    """Output is read in order: each expectation begins where the one before ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.position = 0
+        """Everything before has been matched."""
+        self._pattern: re.Pattern[bytes] | None = None
+        self._found: Callable[[], None] = lambda: None
+        self._searched = 0  # size of the output at the last search of all of it
+
+    def find(self, pattern: re.Pattern[bytes]) -> Expected | None:
+        """The first match in what has not been read yet, which is read by that."""
+        data = bytes(self.data)
+        match = pattern.search(data, self.position)
+        if match is None:
+            return None
+        found = Expected(match, data[self.position : match.start()])
+        self.position = match.end()
+        return found
+
+    def skip(self) -> None:
+        """What was written so far counts as read."""
+        self.position = len(self.data)
+
+    def watch_for(self, pattern: re.Pattern[bytes] | None, found: Callable[[], None] = lambda: None) -> None:
+        """`found` is called while the output holds an unread match; None ends that."""
+        self._found = found
+        self._searched = len(self.data)
+        self._pattern = pattern
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        if self._pattern is not None and self._matches(self._pattern):
+            self._found()
+
+    def _matches(self, pattern: re.Pattern[bytes]) -> bool:
+        size = len(self.data)
+        start = max(self.position, size - WINDOW)
+        # All of it again whenever it has grown by a quarter: the cost stays linear.
+        if start > self.position and (size - self.position) * 4 >= (self._searched - self.position) * 5:
+            self._searched, start = size, self.position
+        return pattern.search(self.data, start) is not None

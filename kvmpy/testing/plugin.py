@@ -1,0 +1,230 @@
+"""The pytest plugin: fixtures that give machines, the marker that says what they boot, and what is shown of them afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from kvmpy.testing.assemble import Program
+    from kvmpy.testing.machine import GuestMachine
+
+# Nothing of kvmpy is imported before a test asks for it: the plugin is loaded in every run of pytest.
+
+BACKENDS = ("soft", "kvm")
+LOADING = ("boot", "initrd", "append", "modules")
+MOST_OUTPUT = 65536
+"""Characters of a guest's output in a report."""
+MARKER = (
+    "guest(path=None, *, timeout=10, needs=(), boot, initrd, append, modules, **options): the image that the test's machine boots, a "
+    "path from the test's file or the root directory; seconds that it may run in all; what KVM must be able to do (names as in `kvmpy "
+    "info --json`); arguments of Machine.load and of Machine (cpus, memory, disks, net, machine, clock, ...)"
+)
+_MACHINES = pytest.StashKey[list["GuestMachine"]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("kvmpy", "virtual machines")
+    group.addoption(
+        "--kvmpy-backends", default=None, metavar="LIST",
+        help="backends of the fixture `machine`, of soft and kvm, with commas (default: both; those that this host lacks are skipped)",
+    )
+    parser.addini("kvmpy_backends", "as --kvmpy-backends", default="")
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    from kvmpy.testing import hooks
+
+    pluginmanager.add_hookspecs(hooks)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", MARKER)
+    if wrong := [name for name in _wanted(config) if name not in BACKENDS]:
+        raise pytest.UsageError(f"--kvmpy-backends {','.join(wrong)}: of {', '.join(BACKENDS)}")
+
+
+def _wanted(config: pytest.Config) -> tuple[str, ...]:
+    """The backends that are tested."""
+    text = config.getoption("--kvmpy-backends") or config.getini("kvmpy_backends")
+    return tuple(name.strip() for name in text.split(",") if name.strip()) or BACKENDS
+
+
+def _why_not(config: pytest.Config, name: str, options: dict[str, Any], needs: tuple[str, ...]) -> str:
+    """Why a test cannot run on a backend; empty when it can."""
+    from kvmpy.backends import probe_kvm
+    from kvmpy.errors import KvmpyError
+
+    if name == "soft":
+        return ""
+    try:
+        kvm = probe_kvm().as_dict()
+    except KvmpyError as error:
+        return f"KVM: {error}"
+    if not kvm["available"]:
+        return f"KVM is not usable: {kvm['why']}"
+    if options.get("clock") == "virtual":
+        return "virtual time is counted by the software CPU"
+    if unknown := [need for need in needs if need not in kvm]:
+        raise pytest.UsageError(f"marker guest: needs={unknown[0]!r} is no capability (see kvmpy info --json)")
+    if missing := [need for need in needs if not kvm[need]]:
+        return f"this host's KVM lacks {', '.join(missing)}"
+    return ""
+
+
+def _options(request: pytest.FixtureRequest) -> tuple[str | None, dict[str, Any]]:
+    """Path and options of the marker; the closest one decides, option by option."""
+    path: str | None = None
+    options: dict[str, Any] = {}
+    for mark in reversed(list(request.node.iter_markers("guest"))):
+        if len(mark.args) > 1:
+            raise pytest.UsageError(f"{request.node.nodeid}: marker guest takes one path")
+        path = mark.args[0] if mark.args else path
+        options |= mark.kwargs
+    return path, options
+
+
+def _find(request: pytest.FixtureRequest, path: str) -> Path:
+    """An image beside the test's file, or below the root directory."""
+    for base in (request.path.parent, request.config.rootpath):
+        if (base / path).exists():
+            return base / path
+    return request.path.parent / path
+
+
+def _make(request: pytest.FixtureRequest, backend: str, **more: Any) -> GuestMachine:
+    from kvmpy.errors import ImageError, KvmpyError
+
+    path, options = _options(request)
+    options |= more
+    needs = options.pop("needs", ())
+    if why := _why_not(request.config, backend, options, (needs,) if isinstance(needs, str) else tuple(needs)):
+        pytest.skip(why)
+    from kvmpy.testing.machine import GuestMachine
+
+    loading = {name: options.pop(name) for name in LOADING if name in options}
+    try:
+        try:
+            machine = GuestMachine(backend=backend, **options)
+        except TypeError as error:
+            raise pytest.UsageError(f"{request.node.nodeid}: marker guest: {error}") from None
+        request.node.stash.setdefault(_MACHINES, []).append(machine)
+        request.addfinalizer(machine.close)
+        request.addfinalizer(lambda: request.config.hook.pytest_kvmpy_machine_ends(item=request.node, machine=machine))
+        request.config.hook.pytest_kvmpy_machine_made(item=request.node, machine=machine)
+        if path is not None:
+            machine.load(_find(request, path), **loading)
+        elif loading:
+            raise pytest.UsageError(f"{request.node.nodeid}: marker guest: {', '.join(loading)} without a path")
+    except (KvmpyError, ImageError) as error:
+        pytest.fail(f"{request.node.nodeid}: {error}", pytrace=False)
+    return machine
+
+
+@pytest.fixture
+def soft_machine(request: pytest.FixtureRequest) -> GuestMachine:
+    """A machine on the software CPU, as the marker `guest` describes it."""
+    return _make(request, "soft")
+
+
+@pytest.fixture
+def kvm_machine(request: pytest.FixtureRequest) -> GuestMachine:
+    """A machine on KVM; the test is skipped, with the reason, where it cannot be had."""
+    return _make(request, "kvm")
+
+
+@pytest.fixture(params=BACKENDS)
+def machine(request: pytest.FixtureRequest) -> GuestMachine:
+    """A machine on each backend in turn; those that this host lacks are skipped with the reason."""
+    return _make(request, request.param)
+
+
+@pytest.fixture
+def make_machine(request: pytest.FixtureRequest) -> Callable[..., GuestMachine]:
+    """A function that makes further machines: make_machine(backend="soft", **options), options over those of the marker."""
+
+    def make(backend: str = "soft", **options: Any) -> GuestMachine:
+        return _make(request, backend, **options)
+
+    return make
+
+
+@pytest.fixture
+def assemble(tmp_path: Path) -> Iterator[Callable[..., Program]]:
+    """Builds a guest from source: assemble(text_or_path, mode="flat16"), see kvmpy.testing.assemble.build. Skips without binutils."""
+    from kvmpy.errors import ImageError, MissingCapability
+    from kvmpy.testing.assemble import build
+
+    count = 0
+
+    def make(source: str | Path, mode: str = "", **options: Any) -> Program:
+        nonlocal count
+        count += 1
+        options.setdefault("name", f"guest{count}" if count > 1 else "guest")
+        try:
+            return build(source, tmp_path, mode, **options)
+        except MissingCapability as error:
+            pytest.skip(str(error))
+        except ImageError as error:
+            pytest.fail(str(error), pytrace=False)
+
+    yield make
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """--kvmpy-backends: tests of other backends are deselected, not skipped."""
+    wanted = _wanted(config)
+    out = [item for item in items if _backend_of(item) not in (None, *wanted)]
+    if out:
+        config.hook.pytest_deselected(items=out)
+        items[:] = [item for item in items if item not in set(out)]
+
+
+def _backend_of(item: pytest.Item) -> str | None:
+    """The parameter that the fixture `machine` gave a test."""
+    name = getattr(item, "callspec", None) and item.callspec.params.get("machine")  # type: ignore[attr-defined]
+    return name if name in BACKENDS else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """Adds to the test, before its report is made, what its machines have to say."""
+    machines = item.stash.get(_MACHINES, [])
+    if call.when != "call":
+        return
+    failed = call.excinfo is not None and not call.excinfo.errisinstance(pytest.skip.Exception)
+    for number, one in enumerate(machines, 1):
+        which = f" {number}" if len(machines) > 1 else ""
+        _add_properties(item, one, which)
+        _add_sections(item, one, which, failed)
+
+
+def _add_properties(item: pytest.Item, machine: GuestMachine, which: str) -> None:
+    """What JUnit's XML shows as properties of the test, passed or failed."""
+    item.user_properties.append((f"kvmpy backend{which}", machine.vm.name))
+    item.user_properties.append((f"kvmpy verdict{which}", str(machine.last)))
+    if output := machine.output.text:
+        item.user_properties.append((f"kvmpy serial{which}", output[-MOST_OUTPUT:]))
+    if log := machine.guest_log:
+        item.user_properties.append((f"kvmpy log{which}", "\n".join(log)[-MOST_OUTPUT:]))
+    for one in machine.timestamps:
+        item.user_properties.append((f"kvmpy time{which} {one.name}", one.time))
+
+
+def _add_sections(item: pytest.Item, machine: GuestMachine, which: str, failed: bool) -> None:
+    """Shown beside a failure. What is called stdout also goes into JUnit's system-out, where that is asked for."""
+    if output := machine.output.text:
+        item.add_report_section("call", f"stdout of guest{which} (COM1)", output[-MOST_OUTPUT:])
+    if log := machine.guest_log:
+        item.add_report_section("call", f"stdout of guest{which} (log)", "\n".join(log)[-MOST_OUTPUT:])
+    if failed:
+        from kvmpy.testing.describe import describe
+
+        try:
+            text = describe(machine)
+        except Exception as error:  # the test's own failure must be seen in any case
+            text = f"the machine cannot be described: {error!r}"
+        item.add_report_section("call", f"stdout of guest{which} (autopsy)", text)
