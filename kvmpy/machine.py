@@ -421,7 +421,7 @@ class Machine:
         """Names and source lines (kvmpy.debug.symbols.Symbols), of the loaded image as far as it tells; `add` takes more."""
         if self._symbols is None:
             module = importlib.import_module("kvmpy.debug.symbols")
-            self._symbols = module.Symbols()
+            self._symbols = module.Symbols(self)
             if self.image is not None and module.has_symbols(self.image):
                 try:
                     self._symbols.add(self.image)
@@ -429,19 +429,20 @@ class Machine:
                     pass  # nobody asked for this file's; a kernel's own table can be taken from memory later
         return self._symbols
 
-    def symbol(self, name: str) -> int:
-        """Address of a symbol. KeyError where no file knows it."""
-        address = self.symbols.address(name)
-        if address is None:
+    def symbol(self, name: str) -> Any:
+        """Address of a symbol (kvmpy.debug.symbols.Address: an int with its symbol and source line). KeyError where no file knows it."""
+        symbol = self.symbols.symbol(name)
+        if symbol is None:
             raise KeyError(name)
-        return int(address)
+        return importlib.import_module("kvmpy.debug.symbols").Address(symbol, self.symbols.line(symbol.address))
 
-    def where(self, cpu: int = 0) -> str:
-        """Where a vCPU stands: "start_kernel+0x1c (main.c:12)", or the linear address where nothing is known."""
+    def where(self, cpu: int = 0) -> Any:
+        """Where a vCPU stands (kvmpy.debug.symbols.Place): as text "start_kernel+0x1c (main.c:12)", or the linear address where nothing
+        is known."""
         from kvmpy.regs import linear_rip
 
         vcpu = self.cpu[cpu].vcpu
-        return str(self.symbols.where(linear_rip(vcpu.get_regs(), vcpu.get_sregs())))
+        return self.symbols.where(linear_rip(vcpu.get_regs(), vcpu.get_sregs()))
 
     # Looking at it.
 

@@ -133,11 +133,11 @@ def _seconds(text: str | None) -> float | None:
     return seconds
 
 
-def symbol_file(text: str) -> tuple[str, int]:
-    """Of --symbols: the file, and how far its addresses are moved."""
+def symbol_file(text: str) -> tuple[str, int | None]:
+    """Of --symbols: the file, and how far its addresses are moved; None: to be found out."""
     path, at, offset = text.rpartition("@")
     if not at:
-        return text, 0
+        return text, None
     try:
         return path, int(offset, 0)
     except ValueError:

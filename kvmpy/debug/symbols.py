@@ -1,183 +1,90 @@
-"""Names and source lines of guest addresses: ELF symbol tables, DWARF line tables, System.map."""
+"""All that is known of a guest by name: addresses, functions, source lines, types and the values of variables."""
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike, fspath
-from typing import Any
+from typing import TYPE_CHECKING
 
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
-from elftools.elf.sections import SymbolTableSection
-
-from kvmpy.debug.kallsyms import NoTable, kernel_symbols, unpack_kernel
+from kvmpy.debug.kallsyms import NoTable, kernel_symbols
+from kvmpy.debug.lines import Line
 from kvmpy.debug.symbol_elf import symbol_elf
+from kvmpy.debug.symbol_file import KERNEL_HALF, Symbol, SymbolFile, has_symbols
+from kvmpy.debug.types.model import CType, Struct, TypeSource, Void
+from kvmpy.debug.types.value import PathError, Value, follow, split_path
 from kvmpy.errors import HostError, ImageError
 from kvmpy.memory import GuestMemory
 
-_MAP_LINE = re.compile(rb"([0-9a-fA-F]{1,16}) ([A-Za-z?-]) (\S+)")
-_CODE_TYPES = frozenset(("STT_FUNC", "STT_GNU_IFUNC", "STT_LOOS"))
-_KINDS = frozenset(("STT_NOTYPE", "STT_OBJECT", *_CODE_TYPES))
+if TYPE_CHECKING:
+    from kvmpy.machine import Machine
+
+__all__ = ["Address", "Line", "Place", "Symbol", "SymbolFile", "Symbols", "has_symbols"]
+
 _REACH = 1 << 20
 """An address so far behind the last symbol without a size belongs to none."""
-_ALL = (1 << 64) - 1
 
 
-@dataclass(frozen=True)
-class Symbol:
-    """A name in the guest; `size` is 0 where the file does not tell."""
+class Address(int):
+    """A guest address that knows its `symbol` and source line: a number in every respect, in hexadecimal as text."""
 
-    name: str
-    address: int
-    size: int = 0
-    function: bool = True
+    symbol: Symbol
+    line: Line | None
 
-
-@dataclass(frozen=True)
-class Line:
-    """A place in the source."""
-
-    file: str
-    line: int
+    def __new__(cls, symbol: Symbol, line: Line | None = None) -> Address:
+        self = super().__new__(cls, symbol.address)
+        self.symbol, self.line = symbol, line
+        return self
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
+        return f"{int(self):#x}"
+
+    def __repr__(self) -> str:
+        return f"<{self.symbol.name} = {self}" + (f" ({self.line})>" if self.line else ">")
 
 
-def _kernel_symbols(image: bytes) -> list[tuple[str, str, int]]:
-    """Of an ELF file without a symbol table: perhaps a stripped kernel's own."""
-    try:
-        return kernel_symbols(image)
-    except NoTable:
-        return []
+@dataclass(frozen=True)
+class Place:
+    """An address with what is known of it; str() is "start_kernel+0x5 (main.c:936)", or the bare address where nothing is."""
 
+    address: int
+    symbol: str = ""
+    offset: int = 0
+    line: Line | None = None
 
-def has_symbols(path: str) -> bool:
-    """True for a file that may tell symbols without being asked to by name: ELF, or a Linux kernel."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(0x206)
-    except OSError:
-        return False
-    return head[:4] == b"\x7fELF" or head[0x202:] == b"HdrS"
+    @property
+    def name(self) -> str:
+        """ "start_kernel+0x5", or nothing."""
+        return f"{self.symbol}+{self.offset:#x}" if self.symbol and self.offset else self.symbol
 
-
-class SymbolFile:
-    """What one file says, moved by `offset`."""
-
-    def __init__(self, path: str, offset: int = 0) -> None:
-        """Raises ImageError for a file that is neither ELF nor a System.map, or cannot be read."""
-        self.path = path
-        self.offset = offset
-        self.symbols: list[Symbol] = []
-        self._lines: tuple[list[int], list[Line | None]] | None = None
-        try:
-            with open(path, "rb") as file:
-                head = file.read(0x206)
-                file.seek(0)
-                self.elf = head[:4] == b"\x7fELF"
-                if self.elf:
-                    self._read_elf(ELFFile(file))
-                    if not self.symbols:
-                        file.seek(0)
-                        self._take(_kernel_symbols(file.read()))
-                elif head[0x202:] == b"HdrS":
-                    self._take(kernel_symbols(unpack_kernel(file.read())))
-                else:
-                    self._read_map(file.read())
-        except OSError as error:
-            raise ImageError(f"{path}: {error.strerror}") from None
-        except (ELFError, ValueError, KeyError, OverflowError, AssertionError, IndexError, TypeError, MemoryError) as error:
-            raise ImageError(f"{path}: its symbols cannot be read: {error}") from None
-
-    def _move(self, address: int) -> int:
-        return address + self.offset & _ALL
-
-    def _read_elf(self, elf: ELFFile) -> None:
-        for section in elf.iter_sections():
-            if not isinstance(section, SymbolTableSection):
-                continue
-            for symbol in section.iter_symbols():
-                kind = symbol["st_info"]["type"]
-                if symbol.name and kind in _KINDS and symbol["st_shndx"] != "SHN_UNDEF":
-                    self.symbols.append(Symbol(symbol.name, self._move(symbol["st_value"]), symbol["st_size"], kind in _CODE_TYPES))
-
-    def _take(self, found: list[tuple[str, str, int]]) -> None:
-        self.symbols += [Symbol(name, self._move(address), 0, kind in "tTwW") for name, kind, address in found if kind not in "aAUw"]
-
-    def _read_map(self, data: bytes) -> None:
-        for row in data.splitlines():
-            match = _MAP_LINE.match(row)
-            if match:
-                address, kind, name = match.groups()
-                self._take([(name.decode("ascii", "replace"), kind.decode(), int(address, 16))])
-        if not self.symbols:
-            raise ImageError(f"{self.path}: neither an ELF file nor a System.map")
-
-    def line(self, address: int) -> Line | None:
-        """The source line of an address, by DWARF; None where there is none. The tables are read at the first question."""
-        if not self.elf:
-            return None
-        if self._lines is None:
-            self._lines = self._read_lines()
-        starts, lines = self._lines
-        at = bisect_right(starts, address - self.offset & _ALL) - 1
-        return lines[at] if at >= 0 else None
-
-    def _read_lines(self) -> tuple[list[int], list[Line | None]]:
-        rows: dict[int, Line | None] = {}
-        try:
-            with open(self.path, "rb") as file:
-                elf = ELFFile(file)
-                if elf.has_dwarf_info():
-                    dwarf = elf.get_dwarf_info()
-                    for unit in dwarf.iter_CUs():
-                        _unit_lines(dwarf, unit, rows)
-        except (OSError, ELFError, ValueError, KeyError, IndexError, AssertionError, NotImplementedError, AttributeError):
-            pass  # debug information that cannot be read tells nothing; the symbols stand
-        starts = sorted(rows)
-        return starts, [rows[start] for start in starts]
-
-
-def _unit_lines(dwarf: Any, unit: Any, rows: dict[int, Line | None]) -> None:
-    """One compilation unit's rows; the end of a sequence has None, unless another sequence begins there."""
-    program = dwarf.line_program_for_CU(unit)
-    if program is None:
-        return
-    names = [_text(entry.name) for entry in program["file_entry"]]
-    first = 0 if program["version"] >= 5 else 1
-    for entry in program.get_entries():
-        state = entry.state
-        if state is None:
-            continue
-        if state.end_sequence:
-            rows.setdefault(state.address, None)
-        else:
-            index = state.file - first
-            rows[state.address] = Line(names[index] if 0 <= index < len(names) else "?", state.line)
-
-
-def _text(name: Any) -> str:
-    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+    def __str__(self) -> str:
+        return (self.name or f"{self.address:#x}") + (f" ({self.line})" if self.line else "")
 
 
 class Symbols:
     """All symbols known of a guest. Files are added in order; the first that knows an address or a name answers."""
 
-    def __init__(self) -> None:
+    def __init__(self, machine: Machine | None = None) -> None:
+        """`machine` is where values are read, and a kernel's place is looked for."""
         self.files: list[SymbolFile] = []
-        self._names: dict[str, int] = {}
+        self._machine = machine
+        self._names: dict[str, Symbol] = {}
         self._starts: list[int] = []
         self._sorted: list[Symbol] = []
         self._dirty = False
+        self._more_types: list[TypeSource] = []
+        self._placed: int | None = None
 
-    def add(self, path: str | PathLike[str], offset: int = 0) -> SymbolFile:
-        """Takes the symbols of an ELF file or System.map, moved by `offset` bytes (KASLR). Raises ImageError."""
+    def add(self, path: str | PathLike[str], offset: int | None = None) -> SymbolFile:
+        """Takes an ELF file or System.map, whose addresses are moved by `offset` bytes. Without an offset a Linux kernel that moves
+        itself (KASLR) is looked for in the guest, and everything else stays where it says. Raises ImageError."""
         file = SymbolFile(fspath(path), offset)
+        if offset is None and not _is_kernel(file):
+            file.automatic = False
         self.files.append(file)
         self._dirty = True
+        self._placed = None
         return file
 
     def add_kernel(self, memory: GuestMemory) -> int:
@@ -185,19 +92,23 @@ class Symbols:
         number of symbols. Raises ImageError where none is found."""
         for gpa, size in memory.ram_ranges():
             for view in memory.views(gpa, size):
-                found = _kernel_symbols(bytes(view))
-                if found:
-                    self.add_list("kernel in memory", found)
-                    return len(found)
+                try:
+                    found = kernel_symbols(bytes(view))
+                except NoTable:
+                    continue
+                self.add_list("kernel in memory", found)
+                return len(found)
         raise ImageError("no Linux kernel's symbol table is in memory")
 
     def add_list(self, name: str, found: list[tuple[str, str, int]]) -> None:
-        """Takes symbols by name, nm's type letter and address."""
-        file = SymbolFile.__new__(SymbolFile)
-        file.path, file.offset, file.elf, file.symbols, file._lines = name, 0, False, [], None
-        file._take(found)
-        self.files.append(file)
+        """Takes symbols by name, nm's type letter and address. A list of the same name goes."""
+        self.files = [file for file in self.files if file.path != name]
+        self.files.append(SymbolFile(name, 0, found))
         self._dirty = True
+
+    def add_types(self, source: TypeSource) -> None:
+        """Takes types that no file has: BTF out of the guest's memory."""
+        self._more_types.append(source)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Writes all symbols as an ELF file without code, for a debugger's `symbol-file`. HostError where it cannot be written."""
@@ -209,28 +120,53 @@ class Symbols:
             raise HostError(f"write {fspath(path)}", error.errno or 0) from None
 
     def _sort(self) -> None:
+        self._place_kernel()
         if not self._dirty:
             return
         self._dirty = False
         self._names = {}
         found: dict[int, Symbol] = {}
         for file in self.files:
-            for symbol in file.symbols:
-                self._names.setdefault(symbol.name, symbol.address)
+            for symbol in file.listing():
+                self._names.setdefault(symbol.name, symbol)
                 known = found.get(symbol.address)
                 if known is None or (symbol.function, symbol.size) > (known.function, known.size):
                     found[symbol.address] = symbol
         self._sorted = [found[address] for address in sorted(found)]
         self._starts = [symbol.address for symbol in self._sorted]
 
+    def _place_kernel(self) -> None:
+        """Finds how far a kernel has moved itself; asked again after a reset, and until it is known."""
+        machine = self._machine
+        if machine is None or self._placed == machine.resets or not any(file.automatic for file in self.files):
+            return
+        from kvmpy.debug.kaslr import find_offset
+
+        for file in self.files:
+            if file.automatic:
+                offset = find_offset(machine, file)
+                if offset is not None:
+                    self._placed = machine.resets
+                if file.offset != (offset or 0):
+                    file.offset, self._dirty = offset or 0, True
+
     def __len__(self) -> int:
         self._sort()
         return len(self._sorted)
 
-    def address(self, name: str) -> int | None:
-        """Address of a symbol; None where nobody knows it."""
+    def __iter__(self) -> Iterator[Symbol]:
+        self._sort()
+        return iter(self._sorted)
+
+    def symbol(self, name: str) -> Symbol | None:
+        """A symbol by name; None where nobody knows it."""
         self._sort()
         return self._names.get(name)
+
+    def address(self, name: str) -> int | None:
+        """Address of a symbol; None where nobody knows it."""
+        found = self.symbol(name)
+        return None if found is None else found.address
 
     def find(self, address: int) -> tuple[Symbol, int] | None:
         """The symbol that an address lies in, and how far; None where it lies in none."""
@@ -251,6 +187,15 @@ class Symbols:
                 return found
         return None
 
+    def addresses(self, file: str, line: int) -> list[int]:
+        """Addresses where the code of a source line begins; of the next line that has code."""
+        self._sort()
+        for one in self.files:
+            found = one.addresses(file, line)
+            if found:
+                return found
+        return []
+
     def text(self, address: int) -> str:
         """ "start_kernel+0x1c", or nothing."""
         found = self.find(address)
@@ -259,7 +204,70 @@ class Symbols:
         symbol, inside = found
         return f"{symbol.name}+{inside:#x}" if inside else symbol.name
 
-    def where(self, address: int) -> str:
-        """The same with the source line as far as known: "main+0x4 (hello.c:12)"; the bare address where nothing is."""
-        name, line = self.text(address), self.line(address)
-        return (name or f"{address:#x}") + (f" ({line})" if line else "")
+    def where(self, address: int) -> Place:
+        """The symbol and the source line of an address, as far as they are known."""
+        found, line = self.find(address), self.line(address)
+        if found is None:
+            return Place(address, line=line)
+        return Place(address, found[0].name, found[1], line)
+
+    # Types and values.
+
+    def sources(self) -> list[TypeSource]:
+        """Where types come from, in order."""
+        return [source for file in self.files for source in file.types] + self._more_types
+
+    def type(self, name: str) -> CType:
+        """A type by its C name: "struct task_struct", "u32", "struct list_head *". PathError where nobody knows it."""
+        from functools import partial
+
+        from kvmpy.debug.types.model import Pointer
+
+        words = " ".join(name.replace("*", " * ").split())
+        stars = words.count("*")
+        words = words.replace("*", "").strip()
+        for source in self.sources():
+            found = source.named(words) or (Void() if words == "void" else None)
+            if found is not None and not (isinstance(found, Struct) and not found.size and not found.members):
+                for _ in range(stars):
+                    found = Pointer(partial(_same, found))
+                return found
+        raise PathError(f"no type {words!r} is known" + ("" if self.sources() else ": a file with DWARF or BTF is wanted"))
+
+    def variable_type(self, name: str) -> CType | None:
+        """The type of a global variable; None where nobody knows it."""
+        for source in self.sources():
+            found = source.variable(name)
+            if found is not None:
+                return found
+        return None
+
+    def value(self, path: str, cpu: int = 0) -> Value | Address | int:
+        """A variable, or what a path from it leads to: "init_task.comm", "table[3]->next", "*pointer", "{struct task_struct}ADDRESS.pid".
+
+        Read from the memory that the vCPU sees, when the value is used. "&" gives an address. PathError says what a path lacks."""
+        if self._machine is None:
+            raise PathError("these symbols belong to no machine")
+        prefix, type_name, base, steps = split_path(path)
+        if base[0].isdigit():
+            address: int = int(base, 0)
+        else:
+            symbol = self.symbol(base)
+            if symbol is None:
+                raise PathError(f"no symbol {base!r} is known")
+            address = symbol.address
+        found = self.type(type_name) if type_name else self.variable_type(base)
+        if found is None:
+            raise PathError(f"the type of {base} is not known: {{TYPE}}{base} names one")
+        from kvmpy.debug.spaces import space_of
+
+        return follow(Value(space_of(self._machine, cpu), found, address), prefix, steps)
+
+
+def _same(type: CType) -> CType:
+    return type
+
+
+def _is_kernel(file: SymbolFile) -> bool:
+    """A Linux kernel for x86-64."""
+    return any(symbol.name == "linux_banner" and symbol.address >= KERNEL_HALF for symbol in file.symbols)
