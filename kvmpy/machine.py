@@ -444,6 +444,17 @@ class Machine:
         vcpu = self.cpu[cpu].vcpu
         return self.symbols.where(linear_rip(vcpu.get_regs(), vcpu.get_sregs()))
 
+    def backtrace(self, cpu: int = 0, limit: int = 64) -> Any:
+        """The call stack of a vCPU (kvmpy.debug.unwind.backtrace.Backtrace: a list of Frame whose text has a line for each).
+        Nothing that the guest's stack holds makes it raise."""
+        return importlib.import_module("kvmpy.debug.unwind.backtrace").backtrace(self, cpu, limit)
+
+    @property
+    def linux(self) -> Any:
+        """The Linux kernel that runs in the guest (kvmpy.debug.linux.kernel.Linux): `processes()`, `modules()`, `dmesg()`, out of its
+        memory. Raises a KvmpyError, NoLinux, where none is up."""
+        return importlib.import_module("kvmpy.debug.linux.kernel").Linux(self)
+
     # Looking at it.
 
     def trace(self, listener: Listener) -> Callable[[], None]:

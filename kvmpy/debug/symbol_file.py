@@ -78,8 +78,8 @@ class SymbolFile:
         with open(self.path, "rb") as file:
             head = file.read(0x206)
             if head[:4] == b"\x7fELF":
-                self._data: Any = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                self.elf = ELFFile(self._data)
+                self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                self.elf = ELFFile(self._data)  # type: ignore[arg-type]
                 self._read_elf(self.elf)
                 if not self.symbols:
                     try:

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike, fspath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kvmpy.debug.kallsyms import NoTable, kernel_symbols
 from kvmpy.debug.lines import Line
@@ -75,6 +75,8 @@ class Symbols:
         self._dirty = False
         self._more_types: list[TypeSource] = []
         self._placed: int | None = None
+        self.memo: dict[Any, Any] = {}
+        """What unwinding has made of the files; gone when they change."""
 
     def add(self, path: str | PathLike[str], offset: int | None = None) -> SymbolFile:
         """Takes an ELF file or System.map, whose addresses are moved by `offset` bytes. Without an offset a Linux kernel that moves
@@ -102,8 +104,13 @@ class Symbols:
 
     def add_list(self, name: str, found: list[tuple[str, str, int]]) -> None:
         """Takes symbols by name, nm's type letter and address. A list of the same name goes."""
-        self.files = [file for file in self.files if file.path != name]
+        self.drop(name)
         self.files.append(SymbolFile(name, 0, found))
+        self._dirty = True
+
+    def drop(self, name: str) -> None:
+        """Forgets the file or list of that name."""
+        self.files = [file for file in self.files if file.path != name]
         self._dirty = True
 
     def add_types(self, source: TypeSource) -> None:
@@ -124,6 +131,7 @@ class Symbols:
         if not self._dirty:
             return
         self._dirty = False
+        self.memo.clear()
         self._names = {}
         found: dict[int, Symbol] = {}
         for file in self.files:
