@@ -24,9 +24,10 @@ class Table(list[T], Generic[T]):
         rows += [[str(show(entry)) for _, show in self._columns] for entry in self]
         widths = [max(len(row[index]) for row in rows) for index in range(len(self._columns))]
         right = [title.startswith(">") for title, _ in self._columns]
-        return "\n".join(
-            "  ".join(cell.rjust(width) if to_right else cell.ljust(width) for cell, width, to_right in zip(row, widths, right, strict=True)).rstrip()
-            for row in rows
-        )
+        lines = []
+        for row in rows:
+            cells = (cell.rjust(width) if to_right else cell.ljust(width) for cell, width, to_right in zip(row, widths, right, strict=True))
+            lines.append("  ".join(cells).rstrip())
+        return "\n".join(lines)
 
     __repr__ = __str__

@@ -19,7 +19,7 @@ _WORD = 8
 
 @dataclass(frozen=True)
 class Message:
-    """`time` is in seconds since the kernel's start, `level` 0 (emergency) to 7 (debug)."""
+    """`time` is in seconds since the kernel's start, to the microsecond; `level` 0 (emergency) to 7 (debug)."""
 
     time: float
     level: int
@@ -74,4 +74,4 @@ def _message(linux: Linux, ring: Value, text: Value, number: int, count_bits: in
             begin = 0
         size = (end & (1 << size_bits) - 1) - (begin & (1 << size_bits) - 1) - _WORD
         content = linux.read(int(text.member("data")) + (begin & (1 << size_bits) - 1) + _WORD, max(min(length, size), 0))
-    return Message(int(info.member("ts_nsec")) / 1e9, int(info.member("level")), content.decode("utf-8", "replace"))
+    return Message(int(info.member("ts_nsec")) // 1000 / 1e6, int(info.member("level")), content.decode("utf-8", "replace"))

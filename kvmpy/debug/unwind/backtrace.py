@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from kvmpy.debug.symbols import Place
 from kvmpy.debug.unwind.cfi import End, by_cfi
 from kvmpy.debug.unwind.cursor import Cursor, Stack, quietly
-from kvmpy.debug.unwind.frame_pointer import by_frame_pointer, by_interrupt, by_scan
+from kvmpy.debug.unwind.frame_pointer import by_call, by_frame_pointer, by_interrupt, by_scan
 from kvmpy.debug.unwind.orc import by_orc
 
 if TYPE_CHECKING:
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 MOST_FRAMES = 64
 METHODS: tuple[tuple[str, Callable[[Stack, Cursor], Cursor | None]], ...] = (
-    ("cfi", by_cfi), ("orc", by_orc), ("frame pointer", by_frame_pointer), ("interrupt frame", by_interrupt), ("scan", by_scan),
+    ("cfi", by_cfi), ("orc", by_orc), ("frame pointer", by_frame_pointer), ("call", by_call),
+    ("interrupt frame", by_interrupt), ("scan", by_scan),
 )  # fmt: skip
 """In this order: the first that gives a frame with code behind it is taken."""
 
@@ -37,7 +38,7 @@ class Frame:
     @property
     def sure(self) -> bool:
         """False for a guess: a frame that looking through the stack has found."""
-        return self.how != "scan"
+        return self.how not in ("call", "scan")
 
     def __str__(self) -> str:
         name = str(self.place) if self.place.name or self.place.line else "?"

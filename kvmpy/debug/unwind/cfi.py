@@ -42,12 +42,12 @@ class CallFrames:
         self._starts = [start for start, _, _ in found]
         self._entries = found
 
-    def rules(self, address: int) -> tuple[Any, dict[str, Any]] | None:
+    def rules(self, address: int) -> tuple[Any, dict[Any, Any]] | None:
         """The description of an address, and the line of its table that holds there."""
         at = bisect_right(self._starts, address) - 1
         if at < 0 or address >= self._entries[at][1]:
             return None
-        entry = self._entries[at][2]
+        entry: Any = self._entries[at][2]
         lines = [line for line in entry.get_decoded().table if line["pc"] <= address]
         return (entry, lines[-1]) if lines else None
 
@@ -68,7 +68,7 @@ def by_cfi(stack: Stack, at: Cursor) -> Cursor | None:
     return None
 
 
-def _apply(stack: Stack, at: Cursor, frames: CallFrames, entry: Any, line: dict[str, Any]) -> Cursor | None:
+def _apply(stack: Stack, at: Cursor, frames: CallFrames, entry: Any, line: dict[Any, Any]) -> Cursor | None:
     names = frames.names
     known = {**at.regs, "rsp": at.sp, "rip": at.pc}
     rule = line["cfa"]
@@ -105,13 +105,11 @@ def _apply(stack: Stack, at: Cursor, frames: CallFrames, entry: Any, line: dict[
             regs.pop(name, None)
         else:
             regs[name] = value
-    return_column = entry.cie["return_address_register"]
-    if return_column < len(names) and return_column not in line:
+    if names.index("rip") not in line:
         return None
-    regs.pop("rsp") if "rsp" not in known else None
-    back = regs.pop("rip")
-    sp = regs.pop("rsp") if any(names[number] == "rsp" for number in line if isinstance(number, int) and number < len(names)) else cfa
-    regs.pop("rsp", None)
+    back, sp = regs.pop("rip"), regs.pop("rsp", cfa)
+    if names.index("rsp") not in line:
+        sp = cfa  # what the CFA is, unless a rule says otherwise
     signal = b"S" in bytes(entry.cie.header.get("augmentation", b""))
     return at.moved(back, sp, regs=regs, exact=signal)
 

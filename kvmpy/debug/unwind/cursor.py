@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from kvmpy import x86
 from kvmpy.debug.guest_memory import AddressSpace
+from kvmpy.debug.pagewalk import walk
 from kvmpy.debug.spaces import space_of
 from kvmpy.errors import KvmpyError
 from kvmpy.regs import BY_NUMBER, code_width
+from kvmpy.units import PAGE
 
 if TYPE_CHECKING:
     from kvmpy.debug.symbols import Symbol, Symbols
@@ -65,7 +67,8 @@ class Stack:
         vcpu = machine.cpu[cpu].vcpu
         self.regs, self.sregs = vcpu.get_regs(), vcpu.get_sregs()
         self.space: AddressSpace = space_of(machine, cpu)
-        self._functions: dict[int, Symbol | None] = {}
+        self._pages: dict[int, bytes] = {}
+        self._executable: dict[int, bool] = {}
 
     def first(self) -> Cursor:
         """Where the vCPU stands."""
@@ -80,7 +83,14 @@ class Stack:
 
     def read(self, address: int, size: int) -> bytes:
         """Memory at a linear address; short where there is none."""
-        return self.space.read(address, size)
+        address &= _MASKS[64]
+        inside = address % PAGE
+        if size > PAGE - inside:
+            return self.space.read(address, size)
+        page = self._pages.get(address - inside)
+        if page is None:
+            page = self._pages[address - inside] = self.space.read(address - inside, PAGE)
+        return page[inside : inside + size]
 
     def slot(self, at: Cursor, sp: int, size: int = 0) -> int | None:
         """A stack slot; None where nothing is mapped."""
@@ -104,8 +114,12 @@ class Stack:
 
     def executable(self, address: int) -> bool:
         """True where the page tables let code run."""
-        from kvmpy.debug.pagewalk import walk
+        page = address // PAGE
+        if page not in self._executable:
+            self._executable[page] = self._may_run(address)
+        return self._executable[page]
 
+    def _may_run(self, address: int) -> bool:
         sregs = self.sregs
         found = walk(self.machine.memory, address, cr0=sregs.cr0, cr3=sregs.cr3, cr4=sregs.cr4, efer=sregs.efer)
         if found.gpa is None:

@@ -17,22 +17,25 @@ _FLAGS_ONE, _FLAGS_ZERO = 0x2, 0xFFFFFFFFFFC08028
 
 def by_frame_pointer(stack: Stack, at: Cursor) -> Cursor | None:
     """The caller by RBP; None where the function keeps no frame pointer, or none that makes sense."""
-    frame = at.regs.get("rbp")
-    setup = _prologue(stack, at)
-    if at.exact and setup is not None:
+    function = stack.function(at.lookup)
+    if function is None:
+        # Perhaps an interrupt's entry code, under which RBP is still that of what was struck.
+        return interrupt_frame(stack, at, _STUB_SLOTS) or _chain(stack, at)
+    setup = _prologue(stack, function.address)
+    if setup is None:
+        return None
+    if at.exact:
         # Before the function has set up its frame, or at its RET, the caller's is still in RBP.
         push, ready = setup
-        code = stack.read(at.linear, 1)
-        if at.linear <= push or code in (b"\xc3", b"\xc2"):
+        if at.linear <= push or stack.read(at.linear, 1) in (b"\xc3", b"\xc2"):
             return _near_return(stack, at, at.sp)
         if at.linear < ready:
             return _near_return(stack, at, at.sp + at.word)
-    if at.exact and setup is None and stack.read(at.linear, 1) in (b"\xc3", b"\xc2"):
-        return _near_return(stack, at, at.sp)
-    if setup is None:
-        found = interrupt_frame(stack, at, _STUB_SLOTS)
-        if found is not None:
-            return found
+    return _chain(stack, at)
+
+
+def _chain(stack: Stack, at: Cursor) -> Cursor | None:
+    frame = at.regs.get("rbp")
     if frame is None:
         return None
     frame &= at.mask
@@ -44,6 +47,27 @@ def by_frame_pointer(stack: Stack, at: Cursor) -> Cursor | None:
     return at.moved(back, frame + 2 * at.word, regs={"rbp": saved})
 
 
+def by_call(stack: Stack, at: Cursor) -> Cursor | None:
+    """The first slot above that a call of this very function has left: for functions that keep no frame pointer."""
+    function = stack.function(at.lookup)
+    if function is None:
+        return None
+    size = 3 if at.width == 16 else 5
+    for index in range(_SCAN_SLOTS):
+        back = stack.slot(at, at.sp + index * at.word)
+        if back is None:
+            return None
+        if back < 0x100:
+            continue
+        caller = at.moved(back, at.sp + (index + 1) * at.word, regs=dict(at.regs))
+        code = stack.read(caller.linear - size, size)
+        if len(code) == size and code[0] == 0xE8:
+            target = back + int.from_bytes(code[1:], "little", signed=True) & at.mask
+            if (target if at.width == 64 else at.code_base + target) == function.address:
+                return caller
+    return None
+
+
 def _near_return(stack: Stack, at: Cursor, sp: int) -> Cursor | None:
     back = stack.slot(at, sp)
     if back is None or not stack.after_call(at, back):
@@ -51,18 +75,18 @@ def _near_return(stack: Stack, at: Cursor, sp: int) -> Cursor | None:
     return at.moved(back, sp + at.word, regs=dict(at.regs))
 
 
-def _prologue(stack: Stack, at: Cursor) -> tuple[int, int] | None:
-    """Addresses of `push %rbp` and of what follows `mov %rsp, %rbp` in the function at hand; None where it has no such beginning."""
-    function = stack.function(at.lookup)
-    if function is None:
-        return None
-    code = stack.read(function.address, _PROLOGUE)
-    start = 4 if code[:4] in _ENDBR else 0
-    for index in range(start, len(code) - 2):
+def _prologue(stack: Stack, start: int) -> tuple[int, int] | None:
+    """Addresses of `push %rbp` and of what follows `mov %rsp, %rbp` in the function that begins there; None where it has no such
+    beginning."""
+    code = stack.read(start, _PROLOGUE)
+    first = 4 if code[:4] in _ENDBR else 0
+    if code[first : first + 1] == b"\xc8":  # ENTER does both
+        return start + first, start + first + 4
+    for index in range(first, len(code) - 2):
         if code[index] == _PUSH:
             for move in _MOVES:
                 if code.startswith(move, index + 1):
-                    return function.address + index, function.address + index + 1 + len(move)
+                    return start + index, start + index + 1 + len(move)
     return None
 
 
@@ -83,7 +107,8 @@ def by_scan(stack: Stack, at: Cursor) -> Cursor | None:
         if back is None:
             return None
         candidate = at.moved(back, sp + step, regs={})
-        if back > 0xFFF and stack.function(candidate.lookup) is not None and stack.after_call(at, back) and stack.executable(candidate.linear):
+        known = back > 0xFFF and stack.function(candidate.lookup) is not None
+        if known and stack.after_call(at, back) and stack.executable(candidate.linear):
             return candidate
     return None
 

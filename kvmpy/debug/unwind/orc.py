@@ -12,7 +12,11 @@ _ENTRY = struct.Struct("<hhH")
 _UNDEFINED, _PREV_SP, _DX, _DI, _BP, _SP, _R10, _R13, _BP_INDIRECT, _SP_INDIRECT = range(10)
 _BASES = {_SP: "rsp", _BP: "rbp", _DX: "rdx", _DI: "rdi", _R10: "r10", _R13: "r13", _BP_INDIRECT: "rbp", _SP_INDIRECT: "rsp"}
 # struct pt_regs, from its start.
-_PT_REGS = ("r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi", "", "rip", "cs", "", "rsp", "")
+_PT_REGS = (
+    "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi", "", "rip", "cs", "", "rsp", "",
+)  # fmt: skip
+_OLD_KINDS = {0: "call", 1: "regs", 2: "partial", 3: "end"}
+_NEW_KINDS = {0: "undefined", 1: "end", 2: "call", 3: "regs", 4: "partial"}
 _MOST = 64 << 20
 _SAMPLE = 4096
 
@@ -30,7 +34,7 @@ class Orc:
         sample = [_ENTRY.unpack_from(entries, _ENTRY.size * (index * count // _SAMPLE)) for index in range(min(_SAMPLE, count))]
         common = Counter(word >> 8 & 3 for _, _, word in sample if word & 15 == _SP).most_common(1)
         self.new = bool(common) and common[0][0] == 2
-        self.kinds = {0: "undefined", 1: "end", 2: "call", 3: "regs", 4: "partial"} if self.new else {0: "call", 1: "regs", 2: "partial", 3: "end"}
+        self.kinds = _NEW_KINDS if self.new else _OLD_KINDS
 
     def _address(self, index: int) -> int:
         return self.base + 4 * index + self._addresses[index]

@@ -1,0 +1,83 @@
+"""C values out of guest memory, by DWARF of several versions and both widths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from kvmpy import Machine, MemoryAccessError
+from kvmpy.debug.types.value import PathError, split_path
+from tests.debug.build import HERE, compile_c, needs_gcc
+
+pytestmark = needs_gcc
+
+
+@pytest.fixture(params=[(64, "-gdwarf-5"), (64, "-gdwarf-3"), (32, "-gdwarf-4")], ids=lambda param: f"{param[0]}{param[1]}", scope="module")
+def machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    image = compile_c(HERE / "inspected.c", tmp_path_factory.mktemp("values"), *request.param)
+    with Machine(memory="8M", backend="soft") as machine:
+        machine.load(image)
+        yield machine
+
+
+def test_members_of_every_kind(machine: Machine) -> None:
+    value = machine.symbols.value
+    assert value("items[0].name") == "first" and value("current->name") == "second!"
+    assert value("items[0].colour") == 5 and str(value("items[0].colour")) == "GREEN (5)" and value("items[1].colour") == -2
+    assert value("items[0].low") == 5 and value("items[0].high") == 100 and value("items[0].negative") == -3
+    assert value("items[0].both.number") == 0x64636261 and value("items[0].both.bytes[2]") == ord("c")
+    assert value("items[0].pointer->inner") == 77
+    assert value("items[0].anonymous") == -9 and value("items[0].yes") == True and value("items[0].ratio") == 2.5  # noqa: E712
+    assert value("items[0].grid[1][2]") == 6 and value("items[0].grid") == [[1, 2, 3], [4, 5, 6]]
+    assert value("greeting").string() == "hello, debugger" and '"hello, debugger"' in str(value("greeting"))
+    assert value("&items[1]") == value("current") == int(value("current"))
+    assert value("*current").name == "second!" and value("current").name.address == value("items[1].name").address
+    plain = value("items[0]").get()
+    assert plain["name"] == "first" and plain["anonymous"] == -9 and plain["both"] == {"number": 0x64636261, "bytes": "abcd"}
+    assert "name = \"first\"" in str(value("items[0]")) and repr(value("items[0].low")).endswith("= 5")
+
+
+def test_types_by_name_and_places_by_type(machine: Machine) -> None:
+    kind = machine.symbols.type("struct item")
+    assert str(kind) == "struct item" and kind.size == machine.symbol("items").symbol.size // 2
+    address = machine.symbol("items")
+    assert machine.symbols.value(f"{{struct item}}{address:#x}.name") == "first"
+    assert machine.symbols.value(f"{{char *}}{machine.symbol('greeting'):#x}").string() == "hello, debugger"
+    assert str(machine.symbols.type("word")) == "word" and machine.symbols.type("u8").size == 1
+    assert [str(machine.symbols.value("current").type), machine.symbols.type("enum colour").size] == ["struct item *", 4]
+
+
+def test_assignment(machine: Machine) -> None:
+    value = machine.symbols.value
+    for path, number in (("items[1].high", 33), ("items[1].negative", -8), ("items[1].grid[0][1]", -1), ("counter", 1 << 20)):
+        value(path).set(number)
+        assert value(path) == number
+    assert value("items[1].low") == 0 and value("items[1].colour") == -2, "neighbours stay"
+    value("items[1].high").set(0)
+
+
+def test_what_cannot_be_read_says_so(machine: Machine) -> None:
+    value = machine.symbols.value
+    for path in (
+        "nobody", "items.name", "items[0].nobody", "counter.x", "*counter", "items[x]", "", "{struct none}0", "items[0", "a b", "stub[1]",
+        "1 +",
+    ):  # fmt: skip
+        with pytest.raises(PathError):
+            value(path).get()
+    with pytest.raises(MemoryAccessError):
+        value("{int}0x70000000").get()
+    assert str(value("{int}0x70000000")) == "<nothing mapped at 0x70000000>"
+    assert split_path(" *{struct a}b.c->d[0x10] ") == ("*", "struct a", "b", ["c", "d", 16])
+
+
+def test_lines_to_and_fro(machine: Machine) -> None:
+    source = (HERE / "inspected.c").read_text().split("\n")
+    line = next(number for number, text in enumerate(source, 1) if "asm volatile(\"ud2\")" in text)
+    (address,) = machine.symbols.addresses("inspected.c", line)
+    assert machine.memory.read(address, 2) == b"\x0f\x0b"
+    place = machine.symbols.where(address)
+    assert place.symbol == "trap" and place.line == ("inspected.c", line) and str(place).endswith(f"(inspected.c:{line})")
+    assert machine.symbols.addresses("debug/inspected.c", line) == [address]
+    assert machine.symbols.addresses("other.c", line) == [] and machine.symbols.addresses("inspected.c", 100000) == []
+    assert machine.symbols.line(0x50) is None
