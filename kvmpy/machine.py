@@ -442,7 +442,7 @@ class Machine:
         from kvmpy.regs import linear_rip
 
         vcpu = self.cpu[cpu].vcpu
-        return self.symbols.where(linear_rip(vcpu.get_regs(), vcpu.get_sregs()))
+        return self.symbols.place(linear_rip(vcpu.get_regs(), vcpu.get_sregs()))
 
     def backtrace(self, cpu: int = 0, limit: int = 64) -> Any:
         """The call stack of a vCPU (kvmpy.debug.unwind.backtrace.Backtrace: a list of Frame whose text has a line for each).

@@ -212,7 +212,11 @@ class Symbols:
         symbol, inside = found
         return f"{symbol.name}+{inside:#x}" if inside else symbol.name
 
-    def where(self, address: int) -> Place:
+    def where(self, address: int) -> str:
+        """The same with the source line as far as known: "main+0x4 (hello.c:12)"; the bare address where nothing is."""
+        return str(self.place(address))
+
+    def place(self, address: int) -> Place:
         """The symbol and the source line of an address, as far as they are known."""
         found, line = self.find(address), self.line(address)
         if found is None:

@@ -17,7 +17,8 @@ def compile_c(source: Path, folder: Path, bits: int, *options: str) -> Path:
     """A plain ELF file at 2 MiB."""
     elf = folder / f"{source.stem}{bits}.elf"
     flags = ["-ffreestanding", "-nostdlib", "-static", "-no-pie", "-fno-pic", "-fno-stack-protector", "-mno-red-zone"]
-    flags += ["-mgeneral-regs-only", "-fcf-protection=none", "-march=x86-64" if bits == 64 else "-march=i486", f"-m{bits}", "-fno-optimize-sibling-calls"]
+    flags += ["-mgeneral-regs-only", "-fcf-protection=none"]
+    flags += [ "-march=x86-64" if bits == 64 else "-march=i486", f"-m{bits}", "-fno-optimize-sibling-calls"]
     flags += ["-Wl,-Ttext=0x200000", "-Wl,--build-id=none", "-Wl,--no-warn-rwx-segments", "-Wl,-z,noexecstack"]
     subprocess.run(["gcc", "-O1", "-g", *flags, *options, "-o", str(elf), str(source)], check=True, timeout=60, capture_output=True)
     return elf

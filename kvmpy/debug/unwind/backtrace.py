@@ -80,7 +80,7 @@ def backtrace(machine: Machine, cpu: int = 0, limit: int = MOST_FRAMES) -> Backt
 
 
 def _frame(stack: Stack, index: int, at: Cursor, how: str) -> Frame:
-    place = quietly(stack.symbols.where, at.lookup) or Place(at.linear)
+    place = quietly(stack.symbols.place, at.lookup) or Place(at.linear)
     if not at.exact and place.symbol:
         place = Place(at.linear, place.symbol, place.offset + 1, place.line)
     return Frame(index, at.linear, at.sp, place, how, index > 0 and at.exact)

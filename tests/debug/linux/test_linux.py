@@ -82,7 +82,8 @@ def test_where_it_stands(machine: Machine) -> None:
         if frames[0].address >> 63:
             kernel = True
             assert all(frame.how in ("registers", "orc", "frame pointer") for frame in frames), f"{frames} {frames.end}"
-            assert names[-1] in ("secondary_startup_64_no_verify", "ret_from_fork") or not frames[-1].address >> 63, f"{frames} {frames.end}"
+            outermost = ("secondary_startup_64_no_verify", "ret_from_fork")
+            assert names[-1] in outermost or not frames[-1].address >> 63, f"{frames} {frames.end}"
         else:
             user = True
         for cpu in (0, 1):
@@ -95,9 +96,8 @@ def test_where_it_stands(machine: Machine) -> None:
 
 def test_no_modules_and_no_linux(machine: Machine) -> None:
     assert machine.linux.modules() == [] and str(machine.linux.modules()) == "no modules"
-    with Machine(memory="16M", backend="soft") as other:
-        with pytest.raises(NoLinux, match="no vCPU is in 64-bit mode"):
-            _ = other.linux
+    with Machine(memory="16M", backend="soft") as other, pytest.raises(NoLinux, match="no vCPU is in 64-bit mode"):
+        _ = other.linux
     assert issubclass(NoLinux, KvmpyError)
 
 

@@ -76,7 +76,7 @@ def test_lines_to_and_fro(machine: Machine) -> None:
     line = next(number for number, text in enumerate(source, 1) if "asm volatile(\"ud2\")" in text)
     (address,) = machine.symbols.addresses("inspected.c", line)
     assert machine.memory.read(address, 2) == b"\x0f\x0b"
-    place = machine.symbols.where(address)
+    place = machine.symbols.place(address)
     assert place.symbol == "trap" and place.line == ("inspected.c", line) and str(place).endswith(f"(inspected.c:{line})")
     assert machine.symbols.addresses("debug/inspected.c", line) == [address]
     assert machine.symbols.addresses("other.c", line) == [] and machine.symbols.addresses("inspected.c", 100000) == []
