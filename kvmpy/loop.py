@@ -71,6 +71,8 @@ class Loop:
         """Accesses to MSRs that neither the backend nor `on_msr` knows, by index."""
         self.timers_due: Callable[[], None] | None = None
         """Called after every interrupted run where time is the backend's own (virtual clock)."""
+        self.at_rest: list[Callable[[], None]] = []
+        """Called under the lock when the vCPUs have stopped at the end of a run."""
         self.seats = [Seat(vcpu) for vcpu in vcpus]
         ports.caches += [seat.plans for seat in self.seats]
         self._guests: dict[int, Seat] = {}
@@ -159,7 +161,10 @@ class Loop:
             self._end.set()
             if watch is not None:
                 watch.join()
-            restore()
+            try:
+                self._come_to_rest()
+            finally:
+                restore()
         self._drain()
         self._raise_kept()
         if self._interrupts:
@@ -169,6 +174,14 @@ class Loop:
         if self.tracer is not None:
             self.tracer.emit("verdict", -1, verdict=str(verdict))
         return verdict
+
+    def _come_to_rest(self) -> None:
+        with self.lock:
+            try:
+                for call in self.at_rest:
+                    call()
+            except Exception as error:
+                self.fail(error)
 
     def _raise_kept(self) -> None:
         if self._error is not None:

@@ -252,6 +252,15 @@ class Machine:
         except HostError:
             self.events["message to no APIC"] += 1
 
+    @property
+    def asynchronous(self) -> bool:
+        """Devices may leave work to threads."""
+        return isinstance(self.clock, HostClock)
+
+    def at_rest(self, function: Callable[[], None]) -> None:
+        """Has `function` called under the lock at the end of every run."""
+        self.loop.at_rest.append(function)
+
     def call(self, function: Callable[[], None]) -> None:
         """From any thread: runs `function` under the machine's lock soon."""
         self.loop.post(function)

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent / "kvmpy"
 
 # The longest prefix decides. Layers of one number may import within their own package only; see TOGETHER.
 LAYERS = {
-    "errors": 0, "record": 0, "units": 0, "x86": 0, "verdicts": 0, "frames": 0, "threads": 0,
+    "errors": 0, "record": 0, "units": 0, "x86": 0, "verdicts": 0, "frames": 0, "threads": 0, "workers": 0.5,
     "native": 1,
     "exits": 2, "regs": 2, "backend": 2, "backends": 2, "cpuid": 2,
     "kvm": 3, "soft": 3,

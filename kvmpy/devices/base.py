@@ -34,6 +34,8 @@ class Platform(Protocol):
 
     clock: Clock
     memory: GuestMemory
+    asynchronous: bool
+    """A device may leave work to threads of its own and answer later. False under virtual time: there the host's time decides nothing."""
 
     def stop(self, verdict: Any) -> None:
         """Ends the run with a verdict after the present exit."""
@@ -46,6 +48,10 @@ class Platform(Protocol):
 
     def signal_msi(self, address: int, data: int) -> None:
         """A message to local APICs: a write of `data` to an address in 0xFEE00000-0xFEEFFFFF."""
+
+    def at_rest(self, function: Callable[[], None]) -> None:
+        """Has `function` called under the lock at the end of every run: what a device left to threads is finished there, so that a
+        machine that stands still does not change."""
 
     def call(self, function: Callable[[], None]) -> None:
         """From any thread: runs `function` under the machine's lock soon (host ends deliver input so)."""

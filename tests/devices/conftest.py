@@ -60,6 +60,8 @@ class FakePlatform:
     def __init__(self):
         self.clock = FakeClock()
         self.memory = None
+        self.asynchronous = False
+        self.resting = []
         self.verdicts = []
         self.events = []
         self.warnings = []
@@ -76,6 +78,9 @@ class FakePlatform:
 
     def signal_msi(self, address, data):
         self.messages.append((address, data))
+
+    def at_rest(self, function):
+        self.resting.append(function)
 
     def call(self, function):
         function()

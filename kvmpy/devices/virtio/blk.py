@@ -1,12 +1,21 @@
-"""virtio-blk (virtio 1.2 §5.2) on a disk image. Requests are done at the doorbell, image and guest pages without a copy between."""
+"""virtio-blk (virtio 1.2 §5.2) on a disk image, image and guest pages without a copy between.
+
+A request that the host answers at once is done at the doorbell: handing it to a thread and back costs more than the request. One that
+may wait for the host's disk (a flush; a read or write while those before it were slow) is done by a thread while the guest runs on.
+"""
 
 from __future__ import annotations
 
 import struct
+import time
+from collections import deque
+from functools import partial
+from typing import Any
 
 from kvmpy.devices.blockend import BlockEnd
 from kvmpy.devices.virtio.device import VirtioDevice
 from kvmpy.devices.virtio.queue import Chain, QueueError
+from kvmpy.workers import Workers
 
 SECTOR = 512
 QUEUE_SIZE = 256
@@ -27,6 +36,7 @@ WRITE_ZEROES = 1 << 14
 # Requests (§5.2.6).
 T_IN, T_OUT, T_FLUSH, T_GET_ID, T_DISCARD, T_WRITE_ZEROES = 0, 1, 4, 8, 11, 13
 NAMES = {T_IN: "read", T_OUT: "write", T_FLUSH: "flush", T_DISCARD: "discard", T_WRITE_ZEROES: "write zeroes"}
+COUNTED = {T_IN: "read", T_OUT: "write", T_FLUSH: "flush"}
 S_OK, S_IOERR, S_UNSUPP = 0, 1, 2
 HEADER = struct.Struct("<IIQ")  # type, reserved, sector
 RANGE = struct.Struct("<QII")  # sector, sectors, flags: discard and write zeroes
@@ -42,6 +52,31 @@ MOST_RANGES = 16
 
 class Unsupported(Exception):
     """A request that the device does not know, or whose flags it refuses."""
+
+
+SLOW_NS = 1_000_000
+"""A request that takes longer, by this and a nanosecond for each byte, waits for something."""
+CAUTION = 64
+"""Requests that threads do after a slow one."""
+
+
+class Request:
+    """One request on its way."""
+
+    __slots__ = ("chain", "error", "index", "kind", "sector", "slow", "status", "written")
+
+    def __init__(self, index: int, chain: Chain) -> None:
+        if chain.read_size < HEADER.size or not chain.write_size:
+            raise QueueError("virtio-blk request without header or status")
+        self.index = index
+        """Of its queue."""
+        self.chain = chain
+        self.kind, _, self.sector = HEADER.unpack(chain.read(HEADER.size))
+        self.status = S_OK
+        self.written = 0
+        """Bytes of data given to the guest."""
+        self.error: Exception | None = None
+        self.slow = False
 
 
 class VirtioBlk(VirtioDevice):
@@ -64,8 +99,17 @@ class VirtioBlk(VirtioDevice):
             self._sectors, 0, MOST_SEGMENTS, 0, 0, 0, SECTOR, blocks_of_4k, 0, 8, 0, 1, queues,
             MOST_RANGE_SECTORS, MOST_RANGES, 8, MOST_RANGE_SECTORS, MOST_RANGES, 1,
         ))
-        self.requests = {"read": 0, "write": 0, "flush": 0, "errors": 0}
-        """Counts since the device was made."""
+        self.requests = {"read": 0, "write": 0, "flush": 0, "errors": 0, "threaded": 0}
+        """Counts since the device was made; "threaded" are those of them that threads have done."""
+        self._workers = Workers(f"kvmpy-{name}")
+        self._done: deque[Request] = deque()
+        """Ended by a thread, the driver not told yet."""
+        self._flying = 0
+        """Requests that threads have."""
+        self._caution = 0
+
+    def connected(self) -> None:
+        self.platform.at_rest(self._finish_all)
 
     def write_config(self, offset: int, size: int, value: int) -> None:
         if offset == WRITEBACK and size == 1 and self.has(CONFIG_WCE):
@@ -75,64 +119,139 @@ class VirtioBlk(VirtioDevice):
         self.config[WRITEBACK] = 1
 
     def queue_notify(self, index: int) -> None:
-        self.serve(index, self._handle)
+        self.serve(index, partial(self._begin, index))
+
+    def _begin(self, index: int, chain: Chain) -> int | None:
+        """Does a request and gives the bytes written to the guest, status included, or None where a thread does it."""
+        request = Request(index, chain)
+        if self._waits(request.kind):
+            self._flying += 1
+            self.requests["threaded"] += 1
+            self._workers.submit(partial(self._in_thread, request))
+            return None
+        self._do(request)
+        return self._end(request)
+
+    def _waits(self, kind: int) -> bool:
+        if not self.platform.asynchronous or kind == T_GET_ID:
+            return False
+        # Images have locks: behind a request that waits, the next one would wait too.
+        return self._flying > 0 or self._caution > 0 or kind not in (T_IN, T_OUT) or (kind == T_OUT and self._write_through())
+
+    def _in_thread(self, request: Request) -> None:
+        self._do(request)
+        self._done.append(request)
+        self.platform.call(self._finish)
+
+    def _finish(self) -> None:
+        """Tells the driver of the requests that threads have ended."""
+        told = set()
+        while self._done:
+            request = self._done.popleft()
+            self._flying -= 1
+            queue = self.queues[request.index]
+            if self.running and queue.held.get(request.chain.head) is request.chain:
+                queue.push(request.chain, self._end(request))
+                told.add(request.index)
+        for index in sorted(told):
+            self.interrupt(index)
+
+    def _finish_all(self) -> None:
+        self._workers.wait()
+        self._finish()
+
+    def _abandon(self) -> None:
+        """Threads touch neither memory nor image for the driver any more, and it hears nothing of their requests."""
+        self._workers.wait()
+        self._done.clear()
+        self._flying = 0
+
+    def stop_queue(self, index: int) -> None:
+        self._finish_all()
+        super().stop_queue(index)
+
+    def reset(self) -> None:
+        self._abandon()
+        super().reset()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Requests that threads had are done anew: all of them can be."""
+        self._abandon()
+        super().restore(state)
+        if any(queue.held for queue in self.queues):
+            self.platform.call(lambda: self.guard(self._do_held))
+
+    def _do_held(self) -> None:
+        if not self.running:
+            return
+        for index, queue in enumerate(self.queues):
+            for chain in list(queue.held.values()):
+                request = Request(index, chain)
+                self._do(request)
+                queue.push(chain, self._end(request))
+            self.interrupt(index)
 
     def _write_through(self) -> bool:
         """Without FLUSH the driver cannot ask for stable storage, so every write gets there (§5.2.5.2)."""
         return not self.has(FLUSH) or (self.has(CONFIG_WCE) and not self.config[WRITEBACK])
 
-    def _handle(self, chain: Chain) -> int:
-        """One request; gives the bytes written to the guest, status included."""
-        if chain.read_size < HEADER.size or not chain.write_size:
-            raise QueueError("virtio-blk request without header or status")
-        kind, _, sector = HEADER.unpack(chain.read(HEADER.size))
-        written, status = 0, S_OK
+    def _do(self, request: Request) -> None:
+        """Does what the request asks of the image. In any thread: touches the request, its buffers and the image alone."""
+        start = time.perf_counter_ns()
         try:
-            written = self._do(kind, sector, chain)
+            self._ask_image(request)
         except Unsupported:
-            status = S_UNSUPP
-        except ValueError as error:
-            status = S_IOERR
-            self.event("bad request", request=NAMES.get(kind, kind), why=str(error))
-        except OSError as error:
-            status = S_IOERR
+            request.status = S_UNSUPP
+        except (ValueError, OSError) as error:
+            request.status = S_IOERR
+            request.error = error
+        size = request.chain.read_size + request.chain.write_size
+        request.slow = time.perf_counter_ns() - start > SLOW_NS + size
+
+    def _end(self, request: Request) -> int:
+        """Writes the status, counts and reports; gives the bytes written to the guest."""
+        chain, kind, error = request.chain, request.kind, request.error
+        if kind in COUNTED and not isinstance(error, ValueError):
+            self.requests[COUNTED[kind]] += 1
+        if kind in (T_IN, T_OUT):
+            self._caution = CAUTION if request.slow else max(self._caution - 1, 0)
+        if isinstance(error, OSError):
             self.requests["errors"] += 1
             self.event("host error", request=NAMES.get(kind, kind), error=str(error))
             self.platform.warn(self.owner, f"{NAMES.get(kind, kind)}: {error.strerror or error}")
-        chain.write_last(status, self.platform.memory)
+        elif error is not None:
+            self.event("bad request", request=NAMES.get(kind, kind), why=str(error))
+        chain.write_last(request.status, self.platform.memory)
         # The used length counts what was written from the front on without a gap (§2.7.8.2).
-        return chain.write_size if written == chain.write_size - 1 else written
+        return chain.write_size if request.written == chain.write_size - 1 else request.written
 
-    def _do(self, kind: int, sector: int, chain: Chain) -> int:
+    def _ask_image(self, request: Request) -> None:
+        kind, sector, chain = request.kind, request.sector, request.chain
         if kind == T_IN:
             size = chain.write_size - 1
             self._check(sector, size)
-            self.requests["read"] += 1
             if size:
                 self.image.read_into(sector * SECTOR, chain.writable.cut(0, size))
-            return size
-        if kind == T_OUT:
+            request.written = size
+        elif kind == T_OUT:
             size = chain.read_size - HEADER.size
             self._check(sector, size)
             self._check_writable()
-            self.requests["write"] += 1
             if size:
                 self.image.write_from(sector * SECTOR, chain.readable.cut(HEADER.size, size))
             if self._write_through():
                 self.image.flush()
         elif kind == T_FLUSH:
-            self.requests["flush"] += 1
             if not self.image.readonly:
                 self.image.flush()
         elif kind == T_GET_ID:
             size = min(chain.write_size - 1, ID_BYTES)
             chain.write(self.image.serial.encode("ascii", "replace")[:ID_BYTES].ljust(ID_BYTES, b"\0")[:size])
-            return size
+            request.written = size
         elif kind in (T_DISCARD, T_WRITE_ZEROES) and self.has(DISCARD if kind == T_DISCARD else WRITE_ZEROES):
             self._do_ranges(kind, chain)
         else:
             raise Unsupported
-        return 0
 
     def _check(self, sector: int, size: int) -> None:
         if size % SECTOR:
@@ -167,6 +286,6 @@ class VirtioBlk(VirtioDevice):
         if kind == T_WRITE_ZEROES and self._write_through():
             self.image.flush()
 
-
     def close(self) -> None:
+        self._workers.close()
         self.image.close()

@@ -148,6 +148,10 @@ class VirtioDevice:
     def stopped(self) -> None:
         """The device was reset, queues and all: forget what the driver set."""
 
+    def stop_queue(self, index: int) -> None:
+        """The driver turns a queue off: what is in work is forgotten."""
+        self.queues[index].stop()
+
     def queue_notify(self, index: int) -> None:
         """The driver says that queue `index` has buffers. QueueError passes through."""
 
@@ -158,8 +162,9 @@ class VirtioDevice:
         """A trace event in the name of the device."""
         self.platform.event(self.owner, what, **payload)
 
-    def serve(self, index: int, handle: Callable[[Chain], int]) -> None:
+    def serve(self, index: int, handle: Callable[[Chain], int | None]) -> None:
         """Takes every chain of a queue through `handle`, which gives the bytes written, then interrupts if the driver wants it.
+        A chain for which it gives None is pushed later, by whoever keeps it.
 
         The driver is asked not to notify meanwhile; buffers it adds between the last look and the request to notify are seen.
         """
@@ -168,12 +173,14 @@ class VirtioDevice:
             while True:
                 queue.set_notify(False)
                 while (chain := queue.pop()) is not None:
-                    queue.push(chain, handle(chain))
+                    if (written := handle(chain)) is not None:
+                        queue.push(chain, written)
                 queue.set_notify(True)
                 chain = queue.pop()
                 if chain is None:
                     break
-                queue.push(chain, handle(chain))
+                if (written := handle(chain)) is not None:
+                    queue.push(chain, written)
         finally:
             self.interrupt(index)
 

@@ -136,7 +136,7 @@ class VirtioMmio(Device):
             return
         if offset == QUEUE_READY:
             if not value & 1:
-                queue.stop()
+                self.device.stop_queue(self._queue_sel)
             elif self.device.status & (FEATURES_OK | NEEDS_RESET) == FEATURES_OK:
                 self.device.enable_queue(self._queue_sel)
         elif queue.ready:

@@ -87,7 +87,12 @@ class HostFile:
 
     def write(self, offset: int, buffers: Buffers) -> None:
         """Writes all of the buffers."""
-        self._written = True
+        try:
+            self._write(offset, buffers)
+        finally:
+            self._written = True  # when the data is there: a sync meanwhile may have missed it
+
+    def _write(self, offset: int, buffers: Buffers) -> None:
         length = length_of(buffers)
         if isinstance(buffers, IoVector):
             if buffers.write_file(self.fd, offset) < length:
@@ -112,8 +117,12 @@ class HostFile:
     def sync(self) -> None:
         """Everything written is on stable storage; free when nothing was written since the last time."""
         if self._written:
-            os.fdatasync(self.fd)
-            self._written = False
+            self._written = False  # what another thread writes from here on is for the next sync
+            try:
+                os.fdatasync(self.fd)
+            except OSError:
+                self._written = True
+                raise
 
     def punch(self, offset: int, length: int) -> bool:
         """Gives the range's blocks back; it reads as zeroes then. False where the host cannot."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 
 from kvmpy.errors import ImageError
 from kvmpy.host.images.hostfile import HostFile
@@ -28,6 +29,7 @@ class RawImage(Image):
         super().__init__(file.path, -(-file.size // SECTOR) * SECTOR, file.readonly)
         self.file = file
         self.guessed = guessed and not file.readonly
+        self._guarding = threading.Lock()
 
     def files(self) -> set[tuple[int, int]]:
         return {self.file.identity()}
@@ -44,8 +46,11 @@ class RawImage(Image):
 
     def _write(self, offset: int, length: int, buffers: Buffers) -> None:
         if offset < SECTOR and self.guessed:
-            self._guard(offset, length, buffers)
-        self.file.write(offset, buffers)
+            with self._guarding:
+                self._guard(offset, length, buffers)
+                self.file.write(offset, buffers)
+        else:
+            self.file.write(offset, buffers)
 
     def _guard(self, offset: int, length: int, buffers: Buffers) -> None:
         first = bytearray(SECTOR)
