@@ -29,6 +29,13 @@ class Clock(Protocol):
         """Seconds since 1970 as the guest should see them: runs with `now`."""
 
 
+class Doorbell(Protocol):
+    """A doorbell that the machine has registered."""
+
+    def remove(self) -> None:
+        """Writes go to the device again."""
+
+
 class Platform(Protocol):
     """What a placed device may ask of its machine."""
 
@@ -48,6 +55,10 @@ class Platform(Protocol):
 
     def signal_msi(self, address: int, data: int) -> None:
         """A message to local APICs: a write of `data` to an address in 0xFEE00000-0xFEEFFFFF."""
+
+    def doorbell(self, address: int, size: int, value: int | None, call: Callable[[], None]) -> Doorbell | None:
+        """Writes of `size` bytes to a physical address, with `value` alone if it is not None, call `call` under the lock soon, once
+        for several, and the guest does not wait. None: the machine has no doorbells; writes come to the device as ever."""
 
     def at_rest(self, function: Callable[[], None]) -> None:
         """Has `function` called under the lock at the end of every run: what a device left to threads is finished there, so that a

@@ -110,6 +110,19 @@ class SoftVm:
         table = ffi.new("struct kp_debug_point[]", [{"linear": linear, "size": size, "kind": kind} for linear, size, kind in points])
         check("kp_vm_set_debug_points", lib.kp_vm_set_debug_points(self._pointer(), table, len(points)))
 
+    def set_doorbells(self, doorbells: list[tuple[int, int, int | None]]) -> None:
+        """In place of those before, at most KP_DOORBELLS: writes of `size` bytes to an address, with a value if that is not None.
+        They end `run` with KVM_EXIT_INTR soon, and are no exits."""
+        table = ffi.new(
+            "struct kp_doorbell[]",
+            [{"gpa": gpa, "size": size, "match": value is not None, "value": value or 0} for gpa, size, value in doorbells],
+        )
+        check("kp_vm_set_doorbells", lib.kp_vm_set_doorbells(self._pointer(), table, len(doorbells)))
+
+    def take_doorbells(self) -> int:
+        """Bit n: the nth doorbell has rung since the last call."""
+        return int(lib.kp_vm_take_doorbells(self._pointer()))
+
     # Interrupt chips.
 
     def create_irqchip(self) -> None:

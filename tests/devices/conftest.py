@@ -79,6 +79,9 @@ class FakePlatform:
     def signal_msi(self, address, data):
         self.messages.append((address, data))
 
+    def doorbell(self, address, size, value, call):
+        return None
+
     def at_rest(self, function):
         self.resting.append(function)
 

@@ -105,6 +105,9 @@ class PciDevice(Device):
     def leave_as_firmware_does(self) -> None:
         """After the BARs have been assigned: what else firmware would set."""
 
+    def bars_moved(self) -> None:
+        """BARs may stand elsewhere now, or be decoded no more, or the command register has changed."""
+
     def config_read(self, offset: int, size: int) -> int:
         """A guest's read of configuration space; subclasses may look first."""
         return self.config.get(offset, size)
@@ -115,6 +118,7 @@ class PciDevice(Device):
         self.config.write(offset, size, value)
         if (offset < pci.COMMAND + 2 and offset + size > pci.COMMAND) or pci.BAR0 <= offset < pci.SUBSYSTEM_VENDOR_ID:
             self._moved()
+            self.bars_moved()
         if self.config.get(pci.COMMAND, 2) != before or offset >= pci.FIRST_CAPABILITY:
             self._interrupts_changed()
 

@@ -154,6 +154,7 @@ class PciHost(Device):
             if bar.mapped is not None and bar.mapped != bar.wanted():
                 self._buses[not bar.io].remove(bar)
                 bar.mapped = None
+                device.bars_moved()
                 freed = True
         for bar in device.bars:
             if bar.mapped is None:
@@ -171,6 +172,7 @@ class PciHost(Device):
         try:
             self._buses[not bar.io].insert(address, bar.size, bar, name=bar.name)
             bar.mapped = address
+            bar.device.bars_moved()
         except ConfigError as error:
             self._hidden.append(bar)
             self.platform.event(self, "BAR hidden", reason=str(error))

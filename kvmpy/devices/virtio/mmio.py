@@ -6,6 +6,7 @@ from typing import Any
 
 from kvmpy.devices.base import Device, Platform
 from kvmpy.devices.virtio.device import FEATURES_OK, NEEDS_RESET, VirtioDevice
+from kvmpy.devices.virtio.doorbells import QueueDoorbells
 from kvmpy.devices.virtio.queue import Queue
 from kvmpy.irq import Line
 
@@ -44,6 +45,7 @@ class VirtioMmio(Device):
         self.mmio = base, SIZE
         self.base = base
         self.line = line
+        self._doorbells = QueueDoorbells(device, 4, lambda queue: (self.doorbell, queue))
         self._forget()
 
     def _forget(self) -> None:
@@ -52,11 +54,12 @@ class VirtioMmio(Device):
 
     def connect(self, platform: Platform) -> None:
         super().connect(platform)
+        self._doorbells.connect(platform)
         self.device.connect(platform, self, self)
 
     @property
     def doorbell(self) -> int:
-        """Address to which the driver writes a queue's number (32 bits): where an event descriptor may listen."""
+        """Address to which the driver writes a queue's number (32 bits)."""
         return self.base + QUEUE_NOTIFY
 
     # Registers. All but the configuration are 32 bits wide and accessed so (§4.2.2.2).
@@ -126,6 +129,7 @@ class VirtioMmio(Device):
             self._forget()
             self.line.set(0)
         self.device.set_status(value)
+        self._doorbells.update()
 
     def _queue(self) -> Queue | None:
         return self.device.queues[self._queue_sel] if self._queue_sel < len(self.device.queues) else None
@@ -139,6 +143,7 @@ class VirtioMmio(Device):
                 self.device.stop_queue(self._queue_sel)
             elif self.device.status & (FEATURES_OK | NEEDS_RESET) == FEATURES_OK:
                 self.device.enable_queue(self._queue_sel)
+            self._doorbells.update()
         elif queue.ready:
             return  # neither size nor addresses change while the queue is live (§4.2.2.2)
         elif offset == QUEUE_NUM:
@@ -167,6 +172,7 @@ class VirtioMmio(Device):
         self._forget()
         self.line.set(0)
         self.device.reset()
+        self._doorbells.update()
 
     def state(self) -> dict[str, Any]:
         return {
@@ -179,6 +185,7 @@ class VirtioMmio(Device):
         self._queue_sel, self._interrupt = state["queue_sel"], state["interrupt"]
         self.line.set(bool(self._interrupt))
         self.device.restore(state["device"])
+        self._doorbells.update()
 
     def close(self) -> None:
         self.device.close()

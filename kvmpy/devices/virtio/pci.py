@@ -15,6 +15,7 @@ from typing import Any
 from kvmpy.devices.base import Platform
 from kvmpy.devices.pci.device import PciDevice
 from kvmpy.devices.virtio.device import FEATURES_OK, NEEDS_RESET, VirtioDevice
+from kvmpy.devices.virtio.doorbells import QueueDoorbells
 from kvmpy.devices.virtio.queue import Queue
 
 VENDOR = 0x1AF4
@@ -58,6 +59,7 @@ class VirtioPci(PciDevice):
         self.subsystem_id = FIRST_ID + device.device_type
         self.class_code = device.pci_class
         super().__init__(slot, function)
+        self._doorbells = QueueDoorbells(device, 2, self._doorbell)
         self.bar = self.add_bar(0, BAR_SIZE, self._read, self._write)
         queues = len(device.queues)
         self.add_msix(queues + 1, 1)
@@ -88,11 +90,19 @@ class VirtioPci(PciDevice):
 
     def connect(self, platform: Platform) -> None:
         super().connect(platform)
+        self._doorbells.connect(platform)
         self.device.connect(platform, self, self)
 
     def doorbell(self, queue: int) -> int | None:
         """Address of a queue's notification register (any value, 16 bits); None while the BAR is not decoded."""
         return None if self.bar.mapped is None else self.bar.mapped + NOTIFY_AT + NOTIFY_STEP * queue
+
+    def _doorbell(self, queue: int) -> tuple[int, None] | None:
+        address = self.doorbell(queue) if self.bus_master else None
+        return None if address is None else (address, None)
+
+    def bars_moved(self) -> None:
+        self._doorbells.update()
 
     # BAR 0.
 
@@ -166,6 +176,7 @@ class VirtioPci(PciDevice):
                 self._forget()
                 self.set_interrupt(0)
             device.set_status(value)
+            self._doorbells.update()
         elif offset == DEVICE_FEATURE_SELECT:
             self._device_select = value
         elif offset == DRIVER_FEATURE_SELECT:
@@ -201,6 +212,7 @@ class VirtioPci(PciDevice):
         elif offset == QUEUE_ENABLE:
             if value == 1 and self.device.status & (FEATURES_OK | NEEDS_RESET) == FEATURES_OK:
                 self.device.enable_queue(self._queue_select)
+                self._doorbells.update()
         elif offset == QUEUE_SIZE:
             queue.size = value
         elif offset >= QUEUE_DESC:
@@ -254,6 +266,7 @@ class VirtioPci(PciDevice):
         super().reset()
         self._forget()
         self.device.reset()
+        self._doorbells.update()
 
     def state(self) -> dict[str, Any]:
         return {
@@ -268,6 +281,7 @@ class VirtioPci(PciDevice):
         self._vectors, self._isr = list(state["vectors"]), state["isr"]
         super().restore(state)
         self.device.restore(state["device"])
+        self._doorbells.update()
 
     def close(self) -> None:
         self.device.close()

@@ -154,6 +154,24 @@ int kp_vm_dirty_log(Vm *vm, uint32_t id, uint8_t *bitmap, uint64_t bitmap_bytes)
     return -ENOENT;
 }
 
+int kp_vm_set_doorbells(Vm *vm, const struct kp_doorbell *doorbells, uint32_t count)
+{
+    if (count > KP_DOORBELLS)
+        return -EINVAL;
+    if (count)
+        memcpy(vm->doorbell, doorbells, count * sizeof *doorbells);
+    vm->doorbell_count = count;
+    vm->rung = 0;
+    return 0;
+}
+
+uint64_t kp_vm_take_doorbells(Vm *vm)
+{
+    uint64_t rung = vm->rung;
+    vm->rung = 0;
+    return rung;
+}
+
 uint64_t kp_vm_now(Vm *vm) { return vm_now(vm); }
 
 int kp_vm_set_deadline(Vm *vm, uint64_t ns)

@@ -325,6 +325,20 @@ uint64_t device_read(Cpu *c, const Insn *i, uint64_t phys, unsigned size)
     unwind(c, UNWIND_EXIT);
 }
 
+/* Notes a write to a doorbell. */
+static bool ring_doorbell(Vm *vm, uint64_t phys, unsigned size, uint64_t value)
+{
+    uint64_t bits = size < 8 ? (1ull << 8 * size) - 1 : ~0ull;
+    for (uint32_t n = 0; n < vm->doorbell_count; n++) {
+        const struct kp_doorbell *d = &vm->doorbell[n];
+        if (d->gpa == phys && d->size == size && (!d->match || !((d->value ^ value) & bits))) {
+            vm->rung |= 1ull << n;
+            return true;
+        }
+    }
+    return false;
+}
+
 void device_write(Cpu *c, const Insn *i, uint64_t phys, unsigned size, uint64_t value)
 {
     (void)i;
@@ -338,7 +352,8 @@ void device_write(Cpu *c, const Insn *i, uint64_t phys, unsigned size, uint64_t 
             chips_mmio_write(c->vm->chips, c, phys, size, value);
         return;
     }
-    if (r->write_count < WRITE_MAX)
+    /* Rung twice by an instruction that begins anew is no more than rung. */
+    if (!ring_doorbell(c->vm, phys, size, value) && r->write_count < WRITE_MAX)
         r->write[r->write_count++] = (PendingWrite){.phys = phys, .size = size, .value = value};
     c->attention = 1;
 }

@@ -559,7 +559,7 @@ static int run_slice(Cpu *c, int64_t budget)
             result = SLICE_EXIT;
             break;
         }
-        if (vm->timers_changed || (vm->kicked && !vm->virtual_clock) || c->budget <= 0) {
+        if (vm->timers_changed || vm->rung || (vm->kicked && !vm->virtual_clock) || c->budget <= 0) {
             result = SLICE_DONE;
             break;
         }
@@ -687,7 +687,7 @@ static int run(Vm *vm, Cpu *only)
         } else if (!runnable(c))
             c = NULL;
         Cpu *speaker = c ? c : only ? only : vm->cpu[0];
-        if (vm->kicked || speaker->record->immediate_exit)
+        if (vm->kicked || vm->rung || speaker->record->immediate_exit)
             return interrupted(vm, speaker);
         if (vm->deadline <= now) {
             vm->deadline = NEVER;

@@ -45,6 +45,9 @@ struct KpVm {
     struct kp_debug_point *point; /* a debugger's, see points.c: those that stop execution by address, behind them those that watch */
     uint32_t break_count, watch_count;
     bool watching, breaking; /* there are some */
+    struct kp_doorbell doorbell[KP_DOORBELLS];
+    uint32_t doorbell_count;
+    uint64_t rung; /* bit n: doorbell[n], not taken yet */
 };
 
 /* The slot that holds a physical address, or NULL. */
