@@ -14,20 +14,26 @@ from typing import Any
 
 from kvmpy.errors import HostError
 from kvmpy.native import lib
-from kvmpy.record import Record
 from kvmpy.threads import start_thread
 
 Post = Callable[[Callable[[], None]], None]
 
 
-class Bell(Record, eq=False):
-    """One doorbell: writes of `size` bytes at `address`, with `value` alone if that is not None."""
+class Bell:
+    """One doorbell: writes of `size` bytes at `address`, with `value` alone if that is not None, lead to `call` under the lock."""
 
-    address: int
-    size: int
-    value: int | None
-    call: Callable[[], None]
-    """What a ring leads to, under the lock."""
+    __slots__ = ("_owner", "address", "call", "size", "value")
+
+    def __init__(self, owner: Doorbells, address: int, size: int, value: int | None, call: Callable[[], None]) -> None:
+        self._owner = owner
+        self.address = address
+        self.size = size
+        self.value = value
+        self.call = call
+
+    def remove(self) -> None:
+        """Accesses go to the device again. A ring that came before may still be answered."""
+        self._owner.remove(self)
 
 
 class Doorbells:
@@ -39,14 +45,16 @@ class Doorbells:
         self.rings = 0
         """Times that a doorbell's work was done."""
 
-    def add(self, bell: Bell) -> None:
+    def add(self, address: int, size: int, value: int | None, call: Callable[[], None]) -> Bell:
         """From now on the backend takes this doorbell, as far as it can: what it leaves comes as an access to the device as ever."""
+        bell = Bell(self, address, size, value, call)
         self._bells.append(bell)
         if self._on:
             self._install(bell)
+        return bell
 
     def remove(self, bell: Bell) -> None:
-        """Accesses go to the device again. A ring that came before may still be answered."""
+        """What `Bell.remove` does."""
         self._bells.remove(bell)
         if self._on:
             self._uninstall(bell)

@@ -71,6 +71,8 @@ class Loop:
         """Accesses to MSRs that neither the backend nor `on_msr` knows, by index."""
         self.timers_due: Callable[[], None] | None = None
         """Called after every interrupted run where time is the backend's own (virtual clock)."""
+        self.rung: Callable[[], None] | None = None
+        """Called after every interrupted run where the backend ends runs for doorbells."""
         self.at_rest: list[Callable[[], None]] = []
         """Called under the lock when the vCPUs have stopped at the end of a run."""
         self.seats = [Seat(vcpu) for vcpu in vcpus]
@@ -268,8 +270,11 @@ class Loop:
                         slot = reason if reason < KNOWN else KNOWN
                         seat.exits[slot] += 1
                         HANDLERS[slot](self, seat)
-                    elif self.timers_due is not None:
-                        self.timers_due()
+                    else:
+                        if self.timers_due is not None:
+                            self.timers_due()
+                        if self.rung is not None:
+                            self.rung()
                     if posted:
                         self._call_posted()
                     if until is not None and until():

@@ -18,6 +18,7 @@ from kvmpy.bus import MmioBus, PortBus, place
 from kvmpy.clock import HostClock, VirtualClock
 from kvmpy.cpu import Cpu
 from kvmpy.devices.base import Clock, Device
+from kvmpy.doorbells import Bell, Doorbells, make_doorbells
 from kvmpy.errors import ConfigError, HostError, ImageError
 from kvmpy.host.chars import CharEnd, Null
 from kvmpy.host.images.magic import is_qcow2
@@ -126,6 +127,7 @@ class Machine:
         self.ports, self.mmio = PortBus(), MmioBus()
         self.loop = Loop(self.vm, vcpus, self.ports, self.mmio, assist=self._assist if assist and self._can_assist() else None)
         self.clock: Clock = self._make_clock(clock)
+        self._doorbells = self._make_doorbells() if self.asynchronous else None
         self._watch_msrs()
 
         ends = self._serial_ends(serial)
@@ -174,6 +176,15 @@ class Machine:
             clock = HostClock(self.loop.post)
         self._closers.append(clock.close)
         return clock
+
+    def _make_doorbells(self) -> Doorbells | None:
+        doorbells = make_doorbells(self.vm, self.loop.post)
+        if doorbells is not None:
+            if not self.vm.threaded:
+                self.loop.rung = doorbells.serve
+            self.loop.at_rest.append(doorbells.serve)  # before the devices': it gives them work
+            self._closers.append(doorbells.close)
+        return doorbells
 
     def _open_backend(self, backend: str | Backend, clock: str) -> Backend:
         if not isinstance(backend, str):
@@ -256,6 +267,10 @@ class Machine:
     def asynchronous(self) -> bool:
         """Devices may leave work to threads."""
         return isinstance(self.clock, HostClock)
+
+    def doorbell(self, address: int, size: int, value: int | None, call: Callable[[], None]) -> Bell | None:
+        """Registers a doorbell (kvmpy.devices.base.Platform)."""
+        return None if self._doorbells is None else self._doorbells.add(address, size, value, call)
 
     def at_rest(self, function: Callable[[], None]) -> None:
         """Has `function` called under the lock at the end of every run."""
@@ -466,6 +481,11 @@ class Machine:
 
     # Looking at it.
 
+    def _switch_doorbells(self, on: bool) -> None:
+        """A trace shows every access, so there are no doorbells meanwhile."""
+        if self._doorbells is not None:
+            self._doorbells.switch(on)
+
     def trace(self, listener: Listener) -> Callable[[], None]:
         """Calls `listener` with an Event for every exit and every event of a device; the function given back ends that."""
         from kvmpy.trace import Tracer
@@ -476,12 +496,14 @@ class Machine:
             self.ports.listener = lambda port, size, write: tracer.emit("unclaimed", -1, port=port, size=size, write=write)
             self.mmio.listener = lambda address, size, write: tracer.emit("unclaimed", -1, address=address, size=size, write=write)
             self.loop.tracer = tracer
+            self.call(lambda: self._switch_doorbells(self.loop.tracer is None))
         tracer.add(listener)
 
         def end() -> None:
             tracer.remove(listener)
             if not len(tracer):
                 self.loop.tracer = self.ports.listener = self.mmio.listener = None
+                self.call(lambda: self._switch_doorbells(self.loop.tracer is None))
 
         return end
 
@@ -498,6 +520,7 @@ class Machine:
             "backend": self.vm.name,
             "seconds": round(self._seconds, 6),
             "exits": self.loop.statistics(),
+            "doorbells": 0 if self._doorbells is None else self._doorbells.rings,
             "resets": self.resets,
             "unclaimed_ports": {f"{port:#x}": count for port, count in sorted(self.ports.unclaimed.items())},
             "unclaimed_mmio": {f"{address:#x}": count for address, count in sorted(self.mmio.unclaimed.items())},
