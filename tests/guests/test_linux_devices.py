@@ -123,6 +123,7 @@ def test_two_virtio_disks_with_ext4(tmp_path: Path, kind: str, append: str) -> N
         models = [device.device for device in machine.devices if isinstance(device, (VirtioMmio, VirtioPci))]
         counts = [model.requests for model in models if isinstance(model, VirtioBlk)]
         assert len(counts) == 2 and all(count["write"] and count["flush"] and not count["errors"] for count in counts)
+        assert all(count["threaded"] >= count["flush"] for count in counts) and machine.statistics["doorbells"] > 100
         assert not machine.events, machine.events
     for image in images:
         check = subprocess.run([tool("e2fsck"), "-fn", image], capture_output=True, text=True, timeout=60, check=False)
