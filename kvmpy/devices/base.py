@@ -41,8 +41,12 @@ class Platform(Protocol):
 
     clock: Clock
     memory: GuestMemory
-    asynchronous: bool
-    """A device may leave work to threads of its own and answer later. False under virtual time: there the host's time decides nothing."""
+
+    @property
+    def asynchronous(self) -> bool:
+        """A device may leave work to threads of its own and answer later. False under virtual time: there the host's time decides
+        nothing."""
+        ...
 
     def stop(self, verdict: Any) -> None:
         """Ends the run with a verdict after the present exit."""
