@@ -153,7 +153,8 @@ else:
         """Adds what the build needs beside the Python files."""
 
         def make_distribution(self) -> None:
-            wanted = {".c", ".h", ".inc", ".def", ".S", ".s", ".ld", ".mk", ".py", ".typed", ".md", ".sh", ".txt", ".bin", ".img"}
+            wanted = {".css", ".js"}  # of the page of a trace
+            wanted |= {".c", ".h", ".inc", ".def", ".S", ".s", ".ld", ".mk", ".py", ".typed", ".md", ".sh", ".txt", ".bin", ".img"}
             for top in ("kvmpy", "firmware", "guests", "tests", "docs"):
                 for path in sorted((ROOT / top).rglob("*")):
                     here = path.relative_to(ROOT)

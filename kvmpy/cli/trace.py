@@ -199,7 +199,7 @@ def _show(arguments: Namespace, top: int) -> int:
         takers: list[Format] = [summary] if count else []
         output = None
         if arguments.output or not count:
-            if arguments.output and _same(arguments.output, arguments.image):
+            if arguments.output and same_file(arguments.output, arguments.image):
                 raise ConfigError(f"-o {arguments.output}: that is the trace itself")
             output = Output(arguments, sys.stdout, names, saved.about)
             takers.append(output.format)
@@ -225,7 +225,8 @@ def _show(arguments: Namespace, top: int) -> int:
     return code
 
 
-def _same(one: str, other: str) -> bool:
+def same_file(one: str, other: str) -> bool:
+    """Are both names of one file?"""
     return os.path.exists(one) and os.path.samefile(one, other)
 
 

@@ -1,4 +1,4 @@
-"""The arguments of kvmpy trace."""
+"""The arguments of kvmpy trace and kvmpy report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ examples:
   kvmpy trace kernel.elf                          a line for every exit on standard error, the guest's serial port on standard output
   kvmpy trace kernel.elf -e io:0x3f8-0x3ff[write]  writes to COM1 alone
   kvmpy trace kernel.elf -c                       tables of what took how long
-  kvmpy trace kernel.elf -o boot.jsonl            a trace to keep; then kvmpy trace boot.jsonl -e mmio
+  kvmpy trace kernel.elf -o boot.jsonl            a trace to keep; then kvmpy trace boot.jsonl -e mmio, kvmpy report boot.jsonl
   kvmpy trace kernel.elf -o boot.pftrace          for ui.perfetto.dev
 
 """
@@ -42,3 +42,15 @@ def add_parser(commands: Any, add_run_options: Callable[[argparse.ArgumentParser
         for action in group._group_actions:
             if action.dest == "json":
                 action.help = "as kvmpy run's, with the tables of -c as \"trace\"; of a saved trace, these alone"
+
+def add_report(commands: Any) -> None:
+    """kvmpy report."""
+    report = commands.add_parser("report", help="an HTML page of a saved trace", description=(
+        "Makes a page of a trace that kvmpy trace -o saved: where the time went, by kind, place and instruction. "
+        "The page is one file and asks for nothing else; it is read offline."
+    ))  # fmt: skip
+    add = report.add_argument
+    add("file", metavar="FILE", help="a saved trace")
+    add("-o", dest="output", metavar="OUT", help="the page (default: FILE's name with .html)")
+    add("-e", dest="events", action="append", default=[], metavar="EXPR", help="only these events, as kvmpy trace takes them (repeatable)")
+    add("--symbols", action="append", default=[], metavar="FILE[@OFFSET]", help="symbols and lines: ELF file or System.map (repeatable)")

@@ -24,10 +24,16 @@ VERSION = 1
 HEAD = b'{"kvmpy_trace":'
 MOST_LINE = 1 << 20
 """Bytes; no event is so long."""
+MOST_VCPUS = 4096
 
 _ALWAYS = ("what", "vcpu", "time", "data")
 _OPTIONAL = [(name, Event._field_defaults[name]) for name in Event._fields if name not in _ALWAYS]
-_INTEGERS = tuple(name for name in Event._fields if name not in ("what", "data"))
+_INTEGERS = [
+    (name, -1 if name == "vcpu" else 0, MOST_VCPUS - 1 if name == "vcpu" else (1 << 64) - 1, Event._field_defaults.get(name, 0) is None)
+    for name in Event._fields
+    if name not in ("what", "data")
+]
+"""Name, least and greatest value, and whether there may be none."""
 
 
 def _plain(value: object) -> Any:
@@ -100,9 +106,12 @@ class JsonlFile:
 def _check(event: Event) -> None:
     if not isinstance(event.what, str) or not isinstance(event.data, dict):
         raise TypeError("what is a text, data an object")
-    for name in _INTEGERS:
-        if type(getattr(event, name)) is not int and (getattr(event, name) is not None or Event._field_defaults.get(name, 0) is not None):
-            raise TypeError(f"{name} is a whole number")
+    for name, least, most, optional in _INTEGERS:
+        value = getattr(event, name)
+        if value is None and optional:
+            continue
+        if type(value) is not int or not least <= value <= most:
+            raise TypeError(f"{name} is a whole number from {least} to {most}")
 
 
 def _why(error: Exception) -> str:

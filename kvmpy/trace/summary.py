@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from kvmpy.trace.event import Event
+from kvmpy.trace.event import KINDS, Event
 from kvmpy.trace.histogram import Histogram
 from kvmpy.trace.words import Names, Symbols, place
 from kvmpy.units import format_ns
@@ -88,7 +88,7 @@ class Summary:
         if len(self.rows) >= MOST_ROWS:
             key = (what, where, None)
             if key not in self.rows and len(self.rows) >= 2 * MOST_ROWS:
-                key = (what, OTHERS, None)
+                key = (what if what in KINDS else OTHERS, OTHERS, None)
         return self.rows.setdefault(key, Row())
 
     def by(self, group: Callable[[Key], Any]) -> list[tuple[Any, Row]]:

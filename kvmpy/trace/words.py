@@ -43,7 +43,7 @@ class Names:
         if name is None:
             if len(self._kept) >= MOST_KEPT:
                 self._kept.clear()
-            name = self._kept[rip] = f"{rip:#x}" if self._symbols is None else self._symbols.where(rip)
+            name = self._kept[rip] = f"{rip:#x}" if self._symbols is None else printable(self._symbols.where(rip))
         return name
 
 

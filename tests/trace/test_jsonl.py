@@ -60,7 +60,10 @@ def test_a_trace_that_was_cut_off_is_read_so_far() -> None:
     ["garbage", "[]", "7", "{}",
      '{"what":"io"}', '{"what":"io","vcpu":"0","time":1,"data":{}}', '{"what":"io","vcpu":0,"time":1,"data":[]}',
      '{"what":5,"vcpu":0,"time":1,"data":{}}', '{"what":"io","vcpu":0,"time":1.5,"data":{}}',
-     '{"what":"io","vcpu":0,"time":null,"data":{}}',
+     '{"what":"io","vcpu":0,"time":null,"data":{}}', '{"what":"io","vcpu":-2,"time":0,"data":{}}',
+     '{"what":"io","vcpu":5000,"time":0,"data":{}}', '{"what":"io","vcpu":0,"time":18446744073709551616,"data":{}}',
+     '{"what":"io","vcpu":0,"time":0,"data":{},"cost":-1}', '{"what":"io","vcpu":0,"time":0,"data":{},"cost":true}',
+
      '{"what":"io","vcpu":0,"time":1,"data":{},"rip":"main"}', "[" * 100000],
 )  # fmt: skip
 def test_a_line_that_is_no_event_is_named(line: str) -> None:
