@@ -44,6 +44,11 @@ class SoftVm:
 
     # Running.
 
+    def translate(self, threshold: int) -> bool:
+        """Before it runs: blocks that have run `threshold` times are translated to host code; 0: none. False where the host
+        forbids executable memory."""
+        return int(lib.kp_vm_set_translator(self._pointer(), threshold)) == 0
+
     def run(self) -> SoftVcpu:
         """Runs the vCPUs in turns until one exits, and gives that one; KVM_EXIT_INTR stands in its record after a kick or a
         deadline. Signal handlers of Python run meanwhile; what they raise passes through."""

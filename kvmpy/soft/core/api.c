@@ -9,6 +9,7 @@
 #include "exec.h"
 #include "fpenv.h"
 #include "system.h"
+#include "translate/translate.h"
 #include "run.h"
 
 #define RECORD_BYTES (3 * 4096) /* struct kvm_run, the data page of port I/O, a page to spare, as KVM maps them */
@@ -47,6 +48,7 @@ void kp_vm_destroy(Vm *vm)
     if (!vm)
         return;
     code_destroy(vm);
+    translator_destroy(vm);
     free(vm->point);
     for (uint32_t n = 0; n < vm->cpu_count; n++)
         if (vm->cpu[n]) {
@@ -202,6 +204,13 @@ int kp_vm_set_user_msrs(Vm *vm, uint32_t reasons, const uint32_t *ranges, uint32
     return 0;
 }
 
+int kp_vm_set_translator(Vm *vm, uint32_t threshold)
+{
+    code_drop_all(vm);
+    translator_destroy(vm);
+    return threshold == 0 || translator_create(vm, threshold) ? 0 : -EACCES;
+}
+
 /* ---- vCPU ---- */
 
 Cpu *kp_vcpu_create(Vm *vm, uint32_t index)
@@ -213,6 +222,7 @@ Cpu *kp_vcpu_create(Vm *vm, uint32_t index)
     if (c == MAP_FAILED || record == MAP_FAILED)
         goto failed;
     c->vm = vm;
+    c->self = c;
     c->index = index;
     c->record = record;
     c->run = calloc(1, sizeof *c->run);

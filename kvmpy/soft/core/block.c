@@ -7,6 +7,7 @@
 
 #include "exec.h"
 #include "run.h"
+#include "translate/translate.h"
 
 #define HASH_BITS 15
 #define ARENA_SIZE (64u << 20) /* about 100 thousand blocks; full: all is dropped and decoded anew */
@@ -23,6 +24,8 @@ struct CodeMap {
     uint64_t epoch; /* counts how often all was dropped */
     Block *hash[1u << HASH_BITS];
 };
+
+uint64_t code_epoch(const Vm *vm) { return vm->code->epoch; }
 
 int code_create(Vm *vm)
 {
@@ -141,6 +144,8 @@ static void drop(Vm *vm, Block *b)
     if (b->phys2 != NO_PAGE)
         remove_from_page(vm, b, b->phys2);
     b->mode = ~0u; /* no jump cache entry matches any more */
+    if (b->code)
+        translation_drop(vm, b);
     for (unsigned n = 0; n <= b->count; n++)
         b->insn[n].exec = exec_stale;
 }
@@ -201,6 +206,8 @@ void code_drop_all(Vm *vm)
     for (unsigned h = 0; h < 1u << HASH_BITS; h++) {
         for (Block *b = m->hash[h]; b; b = b->hash_next) {
             b->mode = ~0u;
+            if (b->code)
+                translation_drop(vm, b);
             for (unsigned n = 0; n <= b->count; n++)
                 b->insn[n].exec = exec_stale;
         }
@@ -213,8 +220,10 @@ void code_drop_all(Vm *vm)
                 vm->slot[s].code[n] = NULL;
             }
     for (uint32_t n = 0; n < vm->cpu_count; n++)
-        if (vm->cpu[n])
+        if (vm->cpu[n]) {
             memset(vm->cpu[n]->jump, 0, sizeof(struct JumpCacheEntry) << JUMP_CACHE_BITS);
+            memset(vm->cpu[n]->code_target, 0, sizeof vm->cpu[n]->code_target);
+        }
     m->epoch++;
 }
 
@@ -325,6 +334,15 @@ static Block *build(Cpu *c, const TlbEntry *e, uint64_t linear)
     else
         block_fuse(b);
     block_drop_dead_flags(b);
+    for (unsigned n = 0; n < b->count; n++)
+        b->insn[n].left = (uint8_t)(b->count - n);
+    b->code = NULL;
+    b->heat = 0;
+    b->first = b->insn[0].exec;
+    if (c->vm->translator && !point) {
+        b->heat = c->vm->translator->threshold;
+        b->insn[0].exec = exec_counted;
+    }
     return b;
 }
 

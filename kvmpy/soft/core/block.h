@@ -20,6 +20,11 @@ struct Block {
     uint32_t mode;
     uint16_t count; /* instructions, the closing pseudo-instruction not counted */
     uint16_t bytes;
+    uint32_t heat;       /* runs left before the block is translated */
+    exec_fn first;       /* handler of the first instruction where insn[0].exec counts runs or enters the translation */
+    uint8_t *code;       /* its translation (writable address), or NULL */
+    uint16_t refusal;    /* where it leaves with RIP at its first instruction */
+    uint16_t body;       /* where in it the code lies that has the budget already taken */
     Link link[2];   /* 0: taken branch; 1: fall-through */
     Block *hash_next;
     Block *page_next[2]; /* next in the lists of the pages it lies in */
@@ -51,6 +56,8 @@ bool code_written(Vm *vm, uint64_t phys, uint64_t size);
 /* Does the page hold decoded code? (then stores into it take the slow path) */
 bool code_in_page(Vm *vm, uint64_t phys);
 void code_drop_all(Vm *vm);
+/* Changes when all blocks are dropped. */
+uint64_t code_epoch(const Vm *vm);
 int code_create(Vm *vm);
 void code_destroy(Vm *vm);
 
@@ -58,7 +65,7 @@ void code_destroy(Vm *vm);
 static inline void refund(Cpu *c, const Insn *next)
 {
     if (next->block)
-        c->budget += next->block->count - (next - next->block->insn);
+        c->budget += next->left;
 }
 
 HOT_INLINE const Insn *enter_block(Cpu *c, Block *b)

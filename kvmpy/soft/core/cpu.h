@@ -129,19 +129,33 @@ typedef struct {
 #define MODE_USER 0x20u /* CPL 3 */
 #define MODE_FLAT 0x40u /* DS, ES, SS: base 0, limit 4 GiB, writable, expand-up; always set in 64-bit mode */
 #define MODE_SS32 0x80u /* SS.B: the stack pointer is ESP (outside 64-bit mode) */
+#define MODE_AC 0x100u  /* RFLAGS.AC counts: it lifts SMAP, or alignment is checked */
+
+/* Where an indirect jump of translated code finds its target. */
+typedef struct {
+    uint64_t rip;
+    uint64_t key; /* code_key it holds under; 0: empty */
+    const uint8_t *code;
+    uint64_t pad;
+} CodeTarget;
+#define CODE_TARGETS 4096u
 
 /* Software TLB: direct mapped by linear page, one table for CPL 3 and one for the rest. */
 #define TLB_BITS 12
 #define TLB_SIZE (1u << TLB_BITS)
-#define TLB_INVALID 1u /* low bit of a tag: equals no page address */
+#define TLB_INVALID 1u /* of TlbEntry.linear: equals no page address */
 typedef struct {
-    uint64_t read, write, exec; /* linear page address whose data the fast path may read/write/fetch, or TLB_INVALID */
+    uint64_t read, write, exec; /* linear page address whose data the fast path may read/write/fetch, or tlb_no_tag() */
     uintptr_t addend;           /* host address = linear + addend */
     uint64_t phys;              /* physical page address */
     uint64_t linear;            /* linear page address, or TLB_INVALID: the entry as such (also pages without fast path) */
+    uint64_t host;              /* host address of the page */
     uint32_t flags;             /* TLBF_* */
     uint32_t pcid;
 } __attribute__((aligned(64))) TlbEntry;
+/* A tag that no access through entry n can match, whether it is compared with the page of the access's last byte or taken from
+   its first byte's address: a page that belongs to another entry, and not to the next one. */
+static inline uint64_t tlb_no_tag(uint64_t n) { return ((n ^ TLB_SIZE / 2) & (TLB_SIZE - 1)) << 12; }
 #define TLBF_GLOBAL 0x1u
 #define TLBF_MMIO 0x2u /* no RAM behind the page */
 #define TLBF_ROM 0x4u  /* RAM, but writes exit */
@@ -166,6 +180,11 @@ struct Cpu {
     uint64_t seg_base[SEG_COUNT]; /* what an offset gets added: base of seg[], but 0 for ES, CS, SS, DS in 64-bit mode */
     uint64_t tlb_generation; /* changes with each flush and with CS.base: links between pages check it */
     uint64_t code_base;      /* CS.base that the generation stands for */
+    uint64_t code_key;       /* tlb_generation and mode as one number; kept while translated code runs */
+    Cpu *self;               /* its own address, for translated code */
+    uint64_t scratch;        /* of translated code, within one instruction */
+    uint32_t native_flags;   /* the arithmetic flags as LAHF and SETO give them in AX, while translated code runs */
+    uint8_t vectors_live;    /* the host's xmm registers hold the guest's: only while translated code runs */
     const Insn *insn;        /* the instruction that faulted or took a slow path last */
     struct JumpCacheEntry *jump; /* blocks by RIP, see block.h */
     struct RunState *run;    /* private to the run loop, see run.h */
@@ -220,6 +239,7 @@ struct Cpu {
     TlbEntry tlb_user[TLB_SIZE], tlb_super[TLB_SIZE];
     TlbEntry tlb_super_ac[TLB_SIZE]; /* supervisor with SMAP lifted by EFLAGS.AC */
     TlbEntry tlb_slow[TLB_SIZE];     /* never holds a fast tag: used while every access needs its alignment checked */
+    CodeTarget code_target[CODE_TARGETS];
     uint64_t tlb_log[TLB_SIZE];      /* what walks since the last flush may have put into the tables, see mmu.c */
     uint32_t tlb_log_count;          /* more than TLB_SIZE: the log has lost some */
 };

@@ -247,7 +247,7 @@ static uint64_t size_mask(unsigned bytes) { return ~0ull >> (64 - 8 * bytes); }
 
 /* What the prefixes say, inverted VEX bits turned to the sense of REX. */
 typedef struct {
-    uint16_t prefix;
+    uint8_t prefix;
     uint8_t rex; /* 0100WRXB or 0; W, R, X, B of VEX too */
     uint8_t map, vvvv, pp;
     bool vex, l;
@@ -278,8 +278,8 @@ static uint8_t read_prefixes(Reader *r, Prefixes *p, bool mode64)
         case 0x66: p->prefix |= PFX_OPSIZE; continue;
         case 0x67: p->prefix |= PFX_ADSIZE; continue;
         case 0xf0: p->prefix |= PFX_LOCK; continue;
-        case 0xf2: p->prefix = (uint16_t)((p->prefix & ~PFX_REP) | PFX_REPNE); continue;
-        case 0xf3: p->prefix = (uint16_t)((p->prefix & ~PFX_REPNE) | PFX_REP); continue;
+        case 0xf2: p->prefix = (uint8_t)((p->prefix & ~PFX_REP) | PFX_REPNE); continue;
+        case 0xf3: p->prefix = (uint8_t)((p->prefix & ~PFX_REPNE) | PFX_REP); continue;
         case 0x26:
         case 0x2e:
         case 0x36:
@@ -522,7 +522,12 @@ int decode(const Cpu *c, const uint8_t *bytes, unsigned avail, uint64_t rip, uin
         i->flags |= INSN_STACKSEG;
     if (!mode64 && (!(mode & MODE_FLAT) || i->seg == SEG_CS || i->seg >= SEG_FS))
         i->flags |= INSN_CHECK;
-    unsigned size = l->form & FORM_BYTE ? 0 : i->osize == 8 ? 3 : i->osize == 4 ? 2 : 1;
-    i->exec = info->exec[(i->flags & INSN_MEM ? 4 : 0) + size];
+    i->exec = decode_handler(i);
     return i->len;
+}
+
+exec_fn decode_handler(const Insn *i)
+{
+    unsigned size = lines[i->id].form & FORM_BYTE ? 0 : i->osize == 8 ? 3 : i->osize == 4 ? 2 : 1;
+    return insn_table[i->id].exec[(i->flags & INSN_MEM ? 4 : 0) + size];
 }

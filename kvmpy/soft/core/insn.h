@@ -25,7 +25,8 @@ struct Insn {
     uint8_t imm2;      /* second immediate (ENTER's level, is4 register number, selector's low byte never) */
     uint8_t flags;     /* INSN_* */
     uint16_t id;       /* index into the table */
-    uint16_t prefix;   /* PFX_* seen */
+    uint8_t prefix;    /* PFX_* seen */
+    uint8_t left;      /* instructions of the block from this one on; 0: the closing pseudo-instruction, or run alone */
     Block *block;      /* the block this instruction is part of; NULL when run alone */
 } __attribute__((aligned(64)));
 
@@ -118,5 +119,7 @@ extern const InsnInfo insn_table[INSN_COUNT];
    for this vCPU's features. Gives its length; 0 where more bytes than `avail` are needed; -EXC_UD or -EXC_GP (longer than 15)
    where it is none: then i->exec raises that fault. c may be NULL: all features, as for the disassembler. */
 int decode(const Cpu *c, const uint8_t *bytes, unsigned avail, uint64_t rip, uint32_t mode, Insn *i);
+/* The exec_<id> function of a decoded instruction: what decode() put into i->exec. */
+exec_fn decode_handler(const Insn *i);
 
 #endif

@@ -54,14 +54,15 @@ static TlbEntry *fill(Cpu *c, const Insn *i, uint64_t linear, int access, bool i
     uint64_t page = linear & ~0xfffull;
     *e = out;
     e->linear = page;
-    e->read = e->write = e->exec = TLB_INVALID;
+    e->read = e->write = e->exec = tlb_no_tag(page >> 12);
     Slot *slot = vm_slot(c->vm, out.phys);
     e->flags &= ~(TLBF_MMIO | TLBF_ROM);
     if (!slot || (c->lapic && chips_claims(c->vm->chips, c, out.phys))) {
         e->flags |= TLBF_MMIO;
         return e;
     }
-    e->addend = (uintptr_t)(slot->host + (out.phys - slot->gpa)) - (uintptr_t)page;
+    e->host = (uintptr_t)(slot->host + (out.phys - slot->gpa));
+    e->addend = (uintptr_t)e->host - (uintptr_t)page;
     if (slot->flags & KVM_MEM_READONLY)
         e->flags |= TLBF_ROM;
     if (out.flags & TLBF_X)
@@ -278,7 +279,7 @@ void require_alone(Cpu *c, const Insn *i)
     if (c->alone)
         return;
     bool repeated = (insn_table[i->id].attributes & A_REP) && (i->prefix & (PFX_REP | PFX_REPNE)); /* alone: one element */
-    if (i->block && i + 1 == i->block->insn + i->block->count && !repeated) {
+    if (i->left == 1 && !repeated) {
         c->attention = 1; /* last of its block: the run loop looks before anything runs behind it */
         return;
     }

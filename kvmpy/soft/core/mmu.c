@@ -295,14 +295,18 @@ int mmu_translate(Cpu *c, uint64_t linear, uint64_t *phys, bool *writable, bool 
 
 /* ---- flushes ---- */
 
-static void invalidate(TlbEntry *e) { e->read = e->write = e->exec = e->linear = TLB_INVALID; }
+static void invalidate(TlbEntry *e, unsigned n)
+{
+    e->read = e->write = e->exec = tlb_no_tag(n);
+    e->linear = TLB_INVALID;
+}
 
 static void invalidate_index(Cpu *c, unsigned n)
 {
-    invalidate(&c->tlb_user[n]);
-    invalidate(&c->tlb_super[n]);
-    invalidate(&c->tlb_super_ac[n]);
-    invalidate(&c->tlb_slow[n]);
+    invalidate(&c->tlb_user[n], n);
+    invalidate(&c->tlb_super[n], n);
+    invalidate(&c->tlb_super_ac[n], n);
+    invalidate(&c->tlb_slow[n], n);
 }
 
 static unsigned log_index(uint64_t entry) { return entry >> 12 & (TLB_SIZE - 1); }
@@ -376,7 +380,7 @@ static void flush_phys_index(Cpu *c, unsigned n, uint64_t page)
     TlbEntry *e[] = {&c->tlb_user[n], &c->tlb_super[n], &c->tlb_super_ac[n], &c->tlb_slow[n]};
     for (unsigned k = 0; k < ARRAY_SIZE(e); k++)
         if (e[k]->linear != TLB_INVALID && e[k]->phys == page)
-            invalidate(e[k]);
+            invalidate(e[k], n);
 }
 
 void tlb_flush_phys(Vm *vm, uint64_t phys)

@@ -35,6 +35,7 @@ struct RunState {
     int delivering_kind;
     /* the instruction in progress */
     Insn alone[2];
+    Insn single[2];   /* of a block, executed by its handler for translated code; behind it the way back there */
     Insn boundary[2]; /* stands for "no instruction" during event delivery */
     LogEntry log[LOG_MAX];
     uint32_t log_count, log_next;

@@ -46,6 +46,7 @@ void cpu_update_mode(Cpu *c)
     if (!long64 && !vm86 && ss->db)
         mode |= MODE_SS32;
     c->mode = mode;
+    cpu_update_tlb(c);
 
     for (unsigned s = 0; s < SEG_COUNT; s++)
         c->seg_base[s] = c->seg[s].base;
@@ -55,17 +56,17 @@ void cpu_update_mode(Cpu *c)
         c->code_base = c->seg_base[SEG_CS];
         c->tlb_generation = ++c->vm->generation;
     }
-    cpu_update_tlb(c);
     update_denials(c);
 }
 
 void cpu_update_tlb(Cpu *c)
 {
-    bool ac = c->eflags & FL_AC;
-    if (c->cpl == 3)
-        c->tlb = ac && c->cr0 & CR0_AM ? c->tlb_slow : c->tlb_user;
+    bool user = c->cpl == 3, ac = c->eflags & FL_AC && (user ? c->cr0 & CR0_AM : c->cr4 & CR4_SMAP);
+    c->mode = ac ? c->mode | MODE_AC : c->mode & ~MODE_AC;
+    if (user)
+        c->tlb = ac ? c->tlb_slow : c->tlb_user;
     else
-        c->tlb = ac && c->cr4 & CR4_SMAP ? c->tlb_super_ac : c->tlb_super;
+        c->tlb = ac ? c->tlb_super_ac : c->tlb_super;
 }
 
 uint64_t cpu_get_rflags(Cpu *c) { return (c->eflags & ~FL_OSZAPC) | cc_flags(c) | 2; }

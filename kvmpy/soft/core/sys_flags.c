@@ -1,4 +1,5 @@
 /* Instructions that move RFLAGS or its interrupt flag: PUSHF, POPF, CLI, STI, CLAC, STAC. SDM 2. */
+#include "block.h"
 #include "system.h"
 
 void flags_write(Cpu *c, uint32_t value, uint32_t mask)
@@ -51,7 +52,7 @@ EXEC(clear_ac)
     if (c->cpl != 0 || c->mode & MODE_VM86)
         raise_ud(c, i);
     flags_write(c, 0, FL_AC);
-    NEXT();
+    JUMP_INDIRECT(i->next_rip); /* the mode has changed: no link may be followed */
 }
 
 EXEC(set_ac)
@@ -59,7 +60,7 @@ EXEC(set_ac)
     if (c->cpl != 0 || c->mode & MODE_VM86)
         raise_ud(c, i);
     flags_write(c, FL_AC, FL_AC);
-    NEXT();
+    JUMP_INDIRECT(i->next_rip);
 }
 ONE(clac, clear_ac)
 ONE(stac, set_ac)

@@ -21,7 +21,7 @@ static void check_tsd(Cpu *c, const Insn *i)
 /* The budget is taken off for a whole block at its entry; virtual time counts up to this instruction. */
 static void give_tsc(Cpu *c, const Insn *i)
 {
-    int64_t ahead = i->block && c->vm->virtual_clock ? i->block->count - (i + 1 - i->block->insn) : 0;
+    int64_t ahead = i->block && c->vm->virtual_clock ? i->left - 1 : 0;
     c->budget += ahead;
     uint64_t tsc = cpu_tsc(c);
     c->budget -= ahead;

@@ -1,0 +1,116 @@
+/* State of the translation of one block, and what the emitters share. */
+#ifndef KP_EMIT_H
+#define KP_EMIT_H
+
+#include "encode.h"
+
+/* Where the arithmetic flags are at this point. */
+#define FLAGS_MEMORY 1u /* in native_flags */
+#define FLAGS_HOST 2u   /* in RFLAGS */
+
+#define STUBS 128
+typedef struct {
+    uint8_t *from[5]; /* rel32 that lead here; NULL: none */
+    uint8_t *resume;  /* where to go on; NULL: the interpreter goes on with the instruction */
+    const Insn *insn; /* NULL: an exit to `target` */
+    uint64_t target;
+} Stub;
+
+typedef struct Emit {
+    Code code;
+    struct Translator *t;
+    Cpu *c;
+    Block *b;
+    const Insn *i; /* the present instruction */
+    unsigned flags; /* FLAGS_* */
+    Stub stub[STUBS];
+    unsigned stub_count;
+    Stub *open; /* stub of the present instruction's memory accesses */
+} Emit;
+
+/* An emitter writes the present instruction and gives true, or writes nothing and gives false: then its handler is called. */
+typedef bool (*emit_fn)(Emit *e);
+
+/* ---- flags ---- */
+void flags_to_memory(Emit *e); /* before anything that may leave the block, or that changes RFLAGS; uses rax */
+void flags_to_host(Emit *e);   /* before what reads or keeps them; uses rax */
+static inline void flags_clobbered(Emit *e) { e->flags &= ~FLAGS_HOST; }
+static inline void flags_written(Emit *e) { e->flags = FLAGS_HOST; }
+/* Nobody can see these flags of the present instruction: they are overwritten before anything reads them or may leave. */
+bool flags_dead_after(const Emit *e, uint32_t mask);
+
+/* ---- memory ---- */
+enum { CHECK_READ, CHECK_WRITE };
+/* The linear address in rcx checked for `size` bytes: then the host address is rax + rcx. What fails goes to the instruction's
+   handler (emit_finish tells where it comes back). RFLAGS are lost: flags_to_memory must have been called. */
+void emit_check(Emit *e, unsigned size, int kind);
+/* The ModRM operand's address in rcx; false where the emitter has no form for it (nothing is written then). */
+bool emit_address(Emit *e);
+/* Both; and one register of them: the operand is at [rcx] then, and rax is free. */
+bool emit_operand(Emit *e, unsigned size, int kind);
+static inline void emit_join(Emit *e) { emit_lea(&e->code, H_RCX, rm_mem2(H_RAX, H_RCX)); }
+/* Failing checks of this instruction come back here. */
+void emit_resume(Emit *e);
+/* Failing checks of this instruction let the interpreter do it, and go on from there. */
+void emit_interpret(Emit *e);
+uint8_t *emit_guard(Emit *e, unsigned condition); /* a jump of the same kind as a failing check */
+
+/* ---- registers ---- */
+static inline Rm guest_memory(unsigned n) { return rm_gs(offsetof(Cpu, gpr) + 8 * n); }
+static inline Rm guest_rm(unsigned n) { return host_register[n] == IN_MEMORY ? guest_memory(n) : rm_reg(host_register[n]); }
+/* The whole register in a host register: its own, or `temporary` after a load. */
+static inline int guest_value(Emit *e, unsigned n, int temporary)
+{
+    if (host_register[n] != IN_MEMORY)
+        return host_register[n];
+    emit_load(&e->code, temporary, guest_memory(n));
+    return temporary;
+}
+static inline void guest_assign(Emit *e, unsigned n, int from)
+{
+    if (host_register[n] == IN_MEMORY)
+        emit_store(&e->code, guest_memory(n), from);
+    else if (host_register[n] != from)
+        emit_mov(&e->code, host_register[n], from);
+}
+static inline unsigned size_op(unsigned size) { return size == 8 ? OP_W : size == 2 ? OP_66 : size == 1 ? OP_BYTE : 0; }
+static inline bool high_byte(unsigned offset) { return offset & 7; }
+
+/* ---- leaving ---- */
+/* To code at a constant RIP: flags must be in memory. `condition`: a jcc, or -1 for a jmp. */
+void emit_exit(Emit *e, uint64_t target, int condition);
+/* To the RIP in rcx, which is kept; the code found is in rax. What is not found is left to the interpreter. */
+void emit_lookup(Emit *e);
+
+extern const emit_fn emitter[INSN_COUNT];
+#define EMITTER(name) bool name(Emit *e)
+EMITTER(translate_copy);
+EMITTER(translate_copy_rax);
+EMITTER(translate_compare);
+EMITTER(translate_compare_rax);
+EMITTER(translate_shift_cl);
+EMITTER(translate_incdec_row);
+EMITTER(translate_mov_row);
+EMITTER(translate_bswap);
+EMITTER(translate_lea);
+EMITTER(translate_movzx);
+EMITTER(translate_mul);
+EMITTER(translate_div);
+EMITTER(translate_idiv);
+EMITTER(translate_cbw);
+EMITTER(translate_cwd);
+EMITTER(translate_xchg_row);
+EMITTER(translate_cmpxchg);
+EMITTER(translate_nothing);
+EMITTER(translate_push);
+EMITTER(translate_push_imm);
+EMITTER(translate_pop);
+EMITTER(translate_leave);
+EMITTER(translate_jcc);
+EMITTER(translate_jmp);
+EMITTER(translate_jmp_ev);
+EMITTER(translate_call);
+EMITTER(translate_call_ev);
+EMITTER(translate_ret);
+
+#endif

@@ -1,0 +1,280 @@
+/* Instructions of general registers that the host executes as they are: registers renamed, the memory operand replaced. */
+#include "emit.h"
+
+/* What the operand letters of the instruction table say: of the ModRM operand (E, M), the register operand (G), the immediate. */
+typedef struct {
+    unsigned rm_size, reg_size; /* bytes; 0: no such operand */
+    unsigned imm_size;
+    bool rm_first; /* the ModRM operand is the destination */
+} Form;
+
+static unsigned letter_size(char letter, const Insn *i)
+{
+    switch (letter) {
+    case 'b': return 1;
+    case 'w': return 2;
+    case 'd': return 4;
+    case 'q': return 8;
+    case 'y': return i->osize == 8 ? 8 : 4;
+    default: return i->osize;
+    }
+}
+
+static Form form_of(const Insn *i)
+{
+    const char *s = insn_table[i->id].operands;
+    Form f = {.rm_first = s[0] == 'E' || s[0] == 'M'};
+    for (; *s; s++) {
+        if (*s == 'E' || *s == 'M')
+            f.rm_size = letter_size(*++s, i);
+        else if (*s == 'G')
+            f.reg_size = letter_size(*++s, i);
+        else if (*s == 'I')
+            f.imm_size = *++s == 'b' ? 1 : i->osize == 2 ? 2 : 4;
+    }
+    return f;
+}
+
+static unsigned opcode_of(const Insn *i)
+{
+    uint64_t key = insn_table[i->id].key;
+    unsigned prefix = K_PFX(key) == 3 ? OP_F3 : K_PFX(key) == 4 ? OP_F2 : 0;
+    return (unsigned)(key & 0x3ff) | prefix;
+}
+
+static void put_immediate(Emit *e, unsigned size, uint64_t value)
+{
+    if (size == 1)
+        put8(&e->code, (unsigned)value & 0xff);
+    else if (size == 2) {
+        put8(&e->code, (unsigned)value & 0xff);
+        put8(&e->code, (unsigned)(value >> 8) & 0xff);
+    } else if (size == 4)
+        put32(&e->code, (uint32_t)value);
+}
+
+/* Must RFLAGS hold the guest's flags before the instruction: does it read some, or leave some alone that somebody reads later? */
+static bool wants_flags(const Emit *e, uint32_t read, uint32_t changed)
+{
+    uint32_t kept = FL_OSZAPC & ~changed;
+    return read || (changed && kept && !flags_dead_after(e, kept));
+}
+
+/* A 32-bit result in a register that lives in memory: the upper half is cleared as the host does for its own. */
+static void clear_upper(Emit *e, unsigned n, unsigned size)
+{
+    if (size != 4 || host_register[n] != IN_MEMORY)
+        return;
+    emit_op(&e->code, 0xc7, 0, rm_gs(offsetof(Cpu, gpr) + 8 * n + 4));
+    put32(&e->code, 0);
+}
+
+enum { WRITES_RM = 1, WRITES_REG = 2 };
+
+/* op reg_or_extension, rm [, immediate] */
+static bool copy(Emit *e, unsigned op, const Form *f, int extension, unsigned writes, uint32_t read, uint32_t changed)
+{
+    const Insn *i = e->i;
+    Code *o = &e->code;
+    bool memory = i->flags & INSN_MEM, has_reg = f->reg_size != 0;
+    unsigned reg = i->reg, rm = i->rm;
+    if (f->reg_size == 1) {
+        if (high_byte(reg))
+            return false;
+        reg >>= 3;
+    }
+    if (!memory && f->rm_size == 1) {
+        if (high_byte(rm))
+            return false;
+        rm >>= 3;
+    }
+    bool host_flags = wants_flags(e, read, changed);
+    op |= f->rm_size == 1 || f->reg_size == 1 ? OP_BYTE : 0;
+    unsigned width = f->rm_size > f->reg_size ? f->rm_size : f->reg_size;
+    op |= width == 8 ? OP_W : width == 2 ? OP_66 : 0;
+    Rm operand;
+    if (memory) {
+        if (!emit_operand(e, f->rm_size, writes & WRITES_RM ? CHECK_WRITE : CHECK_READ))
+            return false;
+        if (host_flags || (has_reg && host_register[reg] == IN_MEMORY)) {
+            emit_join(e);
+            operand = rm_mem(H_RCX, 0);
+        } else {
+            operand = rm_mem2(H_RAX, H_RCX);
+        }
+        if (i->prefix & PFX_LOCK)
+            op |= OP_LOCK;
+    } else {
+        operand = guest_rm(rm);
+    }
+    if (host_flags)
+        flags_to_host(e);
+    int from = has_reg ? guest_value(e, reg, H_RAX) : extension;
+    emit_op(o, op, from, operand);
+    put_immediate(e, f->imm_size, i->imm);
+    if (writes & WRITES_REG && host_register[reg] == IN_MEMORY)
+        emit_store(o, guest_memory(reg), H_RAX);
+    if (writes & WRITES_RM && !memory)
+        clear_upper(e, rm, f->rm_size);
+    if (changed)
+        flags_written(e);
+    emit_resume(e);
+    return true;
+}
+
+static bool copy_insn(Emit *e, bool compare)
+{
+    const Insn *i = e->i;
+    const InsnInfo *info = &insn_table[i->id];
+    Form f = form_of(i);
+    unsigned op = opcode_of(i), extension = i->modrm >> 3 & 7;
+    uint32_t read = info->flags_read, changed = info->flags_written | info->flags_undefined;
+    bool exchange = i->id == INSN_xchg_EbGb || i->id == INSN_xchg_EvGv || i->id == INSN_xadd_EbGb || i->id == INSN_xadd_EvGv;
+    if ((op & 0x3fe) == 0xc0) { /* shifts by an immediate: only a count of 0 leaves the flags alone */
+        if (i->imm & (i->osize == 8 && f.rm_size == 8 ? 63 : 31))
+            read = extension == 2 || extension == 3 ? FL_CF : 0;
+    }
+    unsigned writes = compare ? 0 : exchange ? WRITES_RM | WRITES_REG : f.rm_first ? WRITES_RM : WRITES_REG;
+    return copy(e, op, &f, (int)extension, writes, read, changed);
+}
+
+EMITTER(translate_copy) { return copy_insn(e, false); }
+EMITTER(translate_compare)
+{
+    if ((e->i->id == INSN_bt_EvGv) && e->i->flags & INSN_MEM)
+        return false; /* the register's upper bits move the address */
+    return copy_insn(e, true);
+}
+
+/* AL or rAX and an immediate: the register is not the host's RAX here. */
+static bool copy_rax(Emit *e, bool compare)
+{
+    const Insn *i = e->i;
+    const InsnInfo *info = &insn_table[i->id];
+    unsigned op = opcode_of(i);
+    bool byte = !(op & 1), test = (op & 0xfe) == 0xa8;
+    Form f = {.rm_size = byte ? 1 : i->osize, .imm_size = byte ? 1 : i->osize == 2 ? 2 : 4, .rm_first = true};
+    return copy(e, (test ? 0xf6u : 0x80u) | (op & 1), &f, test ? 0 : (int)(op >> 3 & 7), compare ? 0 : WRITES_RM,
+                info->flags_read, info->flags_written | info->flags_undefined);
+}
+
+EMITTER(translate_copy_rax) { return copy_rax(e, false); }
+EMITTER(translate_compare_rax) { return copy_rax(e, true); }
+
+EMITTER(translate_incdec_row)
+{
+    const InsnInfo *info = &insn_table[e->i->id];
+    Form f = {.rm_size = e->i->osize, .rm_first = true};
+    return copy(e, 0xff, &f, e->i->id == INSN_dec_Zv, WRITES_RM, 0, info->flags_written);
+}
+
+/* The count may be 0: then the flags stay. */
+EMITTER(translate_shift_cl)
+{
+    const Insn *i = e->i;
+    const InsnInfo *info = &insn_table[i->id];
+    Form f = form_of(i);
+    if (i->flags & INSN_MEM)
+        return false;
+    bool unseen = flags_dead_after(e, FL_OSZAPC);
+    unsigned extension = i->modrm >> 3 & 7;
+    uint32_t read = unseen ? (extension == 2 || extension == 3 ? FL_CF : 0) : FL_OSZAPC;
+    emit_op(&e->code, 0x89, host_register[RCX], rm_reg(H_RCX));
+    return copy(e, opcode_of(i), &f, (int)extension, WRITES_RM, read, unseen ? FL_OSZAPC : info->flags_written | info->flags_undefined);
+}
+
+EMITTER(translate_movzx)
+{
+    const Insn *i = e->i;
+    if (i->flags & INSN_MEM || !high_byte(i->rm) || i->osize == 2)
+        return copy_insn(e, false);
+    unsigned n = i->rm >> 3; /* AH, CH, DH, BH */
+    int from = host_register[n];
+    if (from >= 4) {
+        emit_op(&e->code, 0x89, from, rm_reg(H_RAX));
+        from = H_RAX;
+    }
+    bool sign = i->id == INSN_movsx_GvEb;
+    put8(&e->code, 0x0f); /* movzx ecx, ah and its like: without REX */
+    put8(&e->code, sign ? 0xbe : 0xb6);
+    put8(&e->code, 0xc0 | H_RCX << 3 | (unsigned)(from + 4));
+    if (sign && i->osize == 8)
+        emit_op(&e->code, 0x63 | OP_W, H_RCX, rm_reg(H_RCX));
+    guest_assign(e, i->reg, H_RCX);
+    return true;
+}
+
+EMITTER(translate_mov_row)
+{
+    const Insn *i = e->i;
+    Code *o = &e->code;
+    if (i->id == INSN_mov_ZbIb) {
+        if (high_byte(i->rm))
+            return false;
+        emit_op(o, 0xc6 | OP_BYTE, 0, guest_rm(i->rm >> 3));
+        put8(o, (unsigned)i->imm & 0xff);
+    } else if (i->osize == 2) {
+        emit_op(o, 0xc7 | OP_66, 0, guest_rm(i->rm));
+        put_immediate(e, 2, i->imm);
+    } else {
+        uint64_t value = i->osize == 4 ? (uint32_t)i->imm : i->imm;
+        if (host_register[i->rm] == IN_MEMORY)
+            emit_store_constant(o, offsetof(Cpu, gpr) + 8u * i->rm, value);
+        else
+            emit_constant(o, host_register[i->rm], value);
+    }
+    return true;
+}
+
+EMITTER(translate_bswap)
+{
+    const Insn *i = e->i;
+    if (i->osize == 2)
+        return false;
+    int reg = guest_value(e, i->rm, H_RAX);
+    put8(&e->code, (i->osize == 8 ? 0x48u : 0x40u) | (reg & 8 ? 1u : 0));
+    put8(&e->code, 0x0f);
+    put8(&e->code, 0xc8u | ((unsigned)reg & 7));
+    guest_assign(e, i->rm, reg);
+    return true;
+}
+
+EMITTER(translate_xchg_row)
+{
+    const Insn *i = e->i;
+    if (i->osize == 2 || host_register[i->rm] == IN_MEMORY)
+        return false;
+    unsigned op = 0x89 | size_op(i->osize);
+    int a = host_register[RAX], b = host_register[i->rm];
+    emit_op(&e->code, op, a, rm_reg(H_RAX));
+    emit_op(&e->code, op, b, rm_reg(a));
+    emit_op(&e->code, op, H_RAX, rm_reg(b));
+    return true;
+}
+
+EMITTER(translate_cbw)
+{
+    const Insn *i = e->i;
+    int rax = host_register[RAX];
+    unsigned op = i->osize == 8 ? 0x63u | OP_W : i->osize == 4 ? 0xbfu | K_0F : 0xbeu | K_0F | OP_66 | OP_BYTE;
+    emit_op(&e->code, op, rax, rm_reg(rax));
+    return true;
+}
+
+EMITTER(translate_cwd)
+{
+    const Insn *i = e->i;
+    emit_mov(&e->code, H_RAX, host_register[RAX]);
+    if (i->osize == 2)
+        put8(&e->code, 0x66);
+    if (i->osize == 8)
+        put8(&e->code, 0x48);
+    put8(&e->code, 0x99); /* the guest's RDX is the host's */
+    return true;
+}
+
+EMITTER(translate_nothing)
+{
+    (void)e;
+    return true;
+}

@@ -1,0 +1,184 @@
+/* The stack, jumps, calls and returns. Only with the stack width of the mode: 8 bytes in 64-bit mode, else 4. */
+#include "emit.h"
+
+static unsigned stack_size(const Emit *e) { return (e->b->mode & MODE_SIZE) == MODE_64 ? 8 : 4; }
+static bool usual(const Emit *e) { return e->i->osize == stack_size(e) && !(e->i->flags & INSN_CHECK); }
+
+static void move_sp(Emit *e, int32_t by)
+{
+    int sp = host_register[RSP];
+    emit_op(&e->code, 0x8du | (stack_size(e) == 8 ? OP_W : 0), sp, rm_mem(sp, by));
+}
+
+/* The place for a push at [rax + rcx]. */
+static void push_place(Emit *e)
+{
+    unsigned size = stack_size(e);
+    flags_to_memory(e);
+    emit_op(&e->code, 0x8du | (size == 8 ? OP_W : 0), H_RCX, rm_mem(host_register[RSP], -(int32_t)size));
+    emit_check(e, size, CHECK_WRITE);
+}
+
+/* rcx or, in 32-bit mode, ecx = the stack's top. */
+static void load_top(Emit *e, int base)
+{
+    unsigned size = stack_size(e);
+    flags_to_memory(e);
+    emit_op(&e->code, 0x89u | size_op(size), base, rm_reg(H_RCX));
+    emit_check(e, size, CHECK_READ);
+}
+
+static void push_constant(Emit *e, uint64_t value)
+{
+    unsigned size = stack_size(e);
+    push_place(e);
+    if (size == 4 || (int64_t)value == (int32_t)value) {
+        emit_op(&e->code, 0xc7u | size_op(size), 0, rm_mem2(H_RAX, H_RCX));
+        put32(&e->code, (uint32_t)value);
+    } else {
+        emit_join(e);
+        emit_constant(&e->code, H_RAX, value);
+        emit_store(&e->code, rm_mem(H_RCX, 0), H_RAX);
+    }
+    move_sp(e, -(int32_t)size);
+}
+
+EMITTER(translate_push)
+{
+    if (!usual(e))
+        return false;
+    push_place(e);
+    Rm to = rm_mem2(H_RAX, H_RCX);
+    int from = host_register[e->i->rm];
+    if (from == IN_MEMORY) {
+        emit_join(e);
+        to = rm_mem(H_RCX, 0);
+        from = guest_value(e, e->i->rm, H_RAX);
+    }
+    emit_op(&e->code, 0x89u | size_op(stack_size(e)), from, to);
+    move_sp(e, -(int32_t)stack_size(e));
+    emit_resume(e);
+    return true;
+}
+
+EMITTER(translate_push_imm)
+{
+    if (!usual(e))
+        return false;
+    push_constant(e, e->i->imm);
+    emit_resume(e);
+    return true;
+}
+
+EMITTER(translate_pop)
+{
+    if (!usual(e))
+        return false;
+    load_top(e, host_register[RSP]);
+    emit_op(&e->code, 0x8bu | size_op(stack_size(e)), H_RAX, rm_mem2(H_RAX, H_RCX));
+    move_sp(e, (int32_t)stack_size(e));
+    guest_assign(e, e->i->rm, H_RAX);
+    emit_resume(e);
+    return true;
+}
+
+EMITTER(translate_leave)
+{
+    if (!usual(e))
+        return false;
+    unsigned size = stack_size(e), op = 0x8du | (size == 8 ? OP_W : 0);
+    load_top(e, host_register[RBP]);
+    emit_op(&e->code, 0x8bu | size_op(size), H_RAX, rm_mem2(H_RAX, H_RCX));
+    emit_op(&e->code, op, host_register[RSP], rm_mem(host_register[RBP], (int32_t)size));
+    guest_assign(e, RBP, H_RAX);
+    emit_resume(e);
+    return true;
+}
+
+EMITTER(translate_jcc)
+{
+    const Insn *i = e->i;
+    if (i->flags & INSN_CHECK || i->osize == 2)
+        return false;
+    flags_to_host(e);
+    flags_to_memory(e);
+    emit_exit(e, i->imm, insn_table[i->id].key & 15);
+    emit_exit(e, i->next_rip, -1);
+    return true;
+}
+
+EMITTER(translate_jmp)
+{
+    if (e->i->flags & INSN_CHECK || e->i->osize == 2)
+        return false;
+    flags_to_memory(e);
+    emit_exit(e, e->i->imm, -1);
+    return true;
+}
+
+EMITTER(translate_call)
+{
+    if (!usual(e))
+        return false;
+    push_constant(e, e->i->next_rip);
+    emit_interpret(e);
+    emit_exit(e, e->i->imm, -1);
+    return true;
+}
+
+/* The target of a jump or call through a register or memory in rcx. */
+static bool load_target(Emit *e)
+{
+    const Insn *i = e->i;
+    unsigned op = 0x8bu | size_op(stack_size(e));
+    if (i->flags & INSN_MEM) {
+        if (!emit_operand(e, stack_size(e), CHECK_READ))
+            return false;
+        emit_op(&e->code, op, H_RCX, rm_mem2(H_RAX, H_RCX));
+    } else {
+        flags_to_memory(e);
+        emit_op(&e->code, op, H_RCX, guest_rm(i->rm));
+    }
+    return true;
+}
+
+static void jump_rax(Emit *e)
+{
+    put8(&e->code, 0xff);
+    put8(&e->code, 0xe0);
+    emit_interpret(e);
+}
+
+EMITTER(translate_jmp_ev)
+{
+    if (!usual(e) || !load_target(e))
+        return false;
+    emit_lookup(e);
+    jump_rax(e);
+    return true;
+}
+
+EMITTER(translate_call_ev)
+{
+    if (!usual(e) || !load_target(e))
+        return false;
+    emit_lookup(e);
+    emit_store(&e->code, rm_gs(offsetof(Cpu, scratch)), H_RAX);
+    push_constant(e, e->i->next_rip);
+    emit_load(&e->code, H_RAX, rm_gs(offsetof(Cpu, scratch)));
+    jump_rax(e);
+    return true;
+}
+
+EMITTER(translate_ret)
+{
+    if (!usual(e))
+        return false;
+    unsigned size = stack_size(e);
+    load_top(e, host_register[RSP]);
+    emit_op(&e->code, 0x8bu | size_op(size), H_RCX, rm_mem2(H_RAX, H_RCX));
+    emit_lookup(e);
+    move_sp(e, (int32_t)(size + e->i->imm));
+    jump_rax(e);
+    return true;
+}

@@ -1,0 +1,106 @@
+/* What works on RAX and RDX: MUL, IMUL, DIV, IDIV, CMPXCHG. The guest's RDX is the host's; RAX is brought to it. */
+#include "emit.h"
+
+static unsigned size_of_operand(const Insn *i) { return insn_table[i->id].operands[1] == 'b' ? 1 : i->osize; }
+static unsigned opcode_of(unsigned size) { return (size == 1 ? 0xf6u : 0xf7u) | size_op(size); }
+
+EMITTER(translate_mul)
+{
+    const Insn *i = e->i;
+    unsigned size = size_of_operand(i);
+    Rm operand;
+    if (i->flags & INSN_MEM) {
+        if (!emit_operand(e, size, CHECK_READ))
+            return false;
+        emit_join(e);
+        operand = rm_mem(H_RCX, 0);
+    } else {
+        if (size == 1 && high_byte(i->rm))
+            return false;
+        operand = guest_rm(size == 1 ? i->rm >> 3 : i->rm);
+    }
+    emit_mov(&e->code, H_RAX, host_register[RAX]);
+    emit_op(&e->code, opcode_of(size), i->modrm >> 3 & 7, operand);
+    emit_mov(&e->code, host_register[RAX], H_RAX);
+    flags_written(e);
+    emit_resume(e);
+    return true;
+}
+
+/* The divisor in rcx, zero-extended; false where there is no form for it. */
+static bool load_divisor(Emit *e, unsigned size)
+{
+    const Insn *i = e->i;
+    if (size != 4 && size != 8)
+        return false;
+    unsigned op = 0x8bu | (size == 8 ? OP_W : 0);
+    if (i->flags & INSN_MEM) {
+        if (!emit_operand(e, size, CHECK_READ))
+            return false;
+        emit_op(&e->code, op, H_RCX, rm_mem2(H_RAX, H_RCX));
+    } else {
+        flags_to_memory(e);
+        emit_op(&e->code, op, H_RCX, guest_rm(i->rm));
+    }
+    return true;
+}
+
+/* The flags are undefined after a division; the handlers leave them alone, and so does this. */
+static void divide(Emit *e, unsigned size, int extension)
+{
+    emit_mov(&e->code, H_RAX, host_register[RAX]);
+    emit_op(&e->code, opcode_of(size), extension, rm_reg(H_RCX));
+    emit_mov(&e->code, host_register[RAX], H_RAX);
+    flags_clobbered(e);
+    emit_resume(e);
+}
+
+EMITTER(translate_div)
+{
+    unsigned size = size_of_operand(e->i);
+    if (!load_divisor(e, size))
+        return false;
+    emit_op(&e->code, 0x3bu | (size == 8 ? OP_W : 0), H_RDX, rm_reg(H_RCX)); /* a quotient too large, or a divisor of 0 */
+    emit_guard(e, CC_AE);
+    divide(e, size, 6);
+    return true;
+}
+
+/* Here where the dividend is a sign-extended RAX and the divisor neither 0 nor -1: the quotient fits then. */
+EMITTER(translate_idiv)
+{
+    unsigned size = size_of_operand(e->i), wide = size == 8 ? OP_W : 0;
+    if (!load_divisor(e, size))
+        return false;
+    emit_op(&e->code, 0x89u | wide, host_register[RAX], rm_reg(H_RAX));
+    emit_op(&e->code, 0xc1u | wide, 7, rm_reg(H_RAX)); /* sar */
+    put8(&e->code, size * 8 - 1);
+    emit_op(&e->code, 0x39u | wide, H_RDX, rm_reg(H_RAX));
+    emit_guard(e, CC_NE);
+    emit_op(&e->code, 0x8du | wide, H_RAX, rm_mem(H_RCX, 1));
+    emit_op(&e->code, 0x83u | wide, 7, rm_reg(H_RAX));
+    put8(&e->code, 1);
+    emit_guard(e, CC_BE);
+    divide(e, size, 7);
+    return true;
+}
+
+EMITTER(translate_cmpxchg)
+{
+    const Insn *i = e->i;
+    unsigned size = size_of_operand(i), reg = i->reg;
+    if (!(i->flags & INSN_MEM) || (size == 1 && high_byte(reg)))
+        return false;
+    if (size == 1)
+        reg >>= 3;
+    if (host_register[reg] == IN_MEMORY || !emit_operand(e, size, CHECK_WRITE))
+        return false;
+    emit_join(e);
+    emit_mov(&e->code, H_RAX, host_register[RAX]);
+    emit_op(&e->code, (size == 1 ? 0xb0u : 0xb1u) | K_0F | size_op(size) | (i->prefix & PFX_LOCK ? OP_LOCK : 0), host_register[reg],
+            rm_mem(H_RCX, 0));
+    emit_mov(&e->code, host_register[RAX], H_RAX);
+    flags_written(e);
+    emit_resume(e);
+    return true;
+}

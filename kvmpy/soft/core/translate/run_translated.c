@@ -1,0 +1,123 @@
+/* Entering and leaving translated code. */
+#define _GNU_SOURCE /* syscall */
+#include "run_translated.h"
+
+#include <asm/prctl.h>
+#include <sys/auxv.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "encode.h"
+#include "exec.h"
+#include "run.h"
+
+/* AX as LAHF and SETO AL leave it. */
+static uint32_t to_native(uint32_t flags) { return (flags & 0xd5) << 8 | 0x200 | (flags >> 11 & 1); }
+static uint32_t from_native(uint32_t ax) { return (ax >> 8 & 0xd5) | (ax & 1) << 11; }
+
+static void prepare(Cpu *c)
+{
+    c->native_flags = to_native(cc_flags(c));
+    c->code_key = c->tlb_generation << 16 | c->mode;
+}
+
+static const Insn *exec_resume(Cpu *c, const Insn *i)
+{
+    c->rip = i->next_rip;
+    return i;
+}
+
+uint64_t translated_fallback(Cpu *c, const Insn *i)
+{
+    struct RunState *r = c->run;
+    Block *b = i->block;
+    uint64_t epoch = code_epoch(c->vm);
+    uint8_t trap = c->trap_sse;
+    cc_explicit(c, from_native(c->native_flags));
+    r->single[0] = *i;
+    r->single[0].exec = decode_handler(i);
+    r->single[1] = (Insn){.exec = exec_resume, .next_rip = i->next_rip, .id = i->id, .block = b, .left = (uint8_t)(i->left - 1)};
+    const Insn *next = r->single[0].exec(c, r->single);
+#ifdef KP_NO_TAIL_CALLS
+    if (next == r->single + 1)
+        c->rip = i->next_rip;
+#endif
+    prepare(c);
+    if (next == NULL)
+        return LEFT_RIP;
+    if (next != r->single + 1)
+        return (uintptr_t)next;
+    if (unlikely(code_epoch(c->vm) != epoch || b->mode == ~0u)) { /* it has overwritten its own block */
+        c->budget += r->single[1].left;
+        return LEFT_RIP;
+    }
+    return unlikely(c->trap_sse != trap) ? (uintptr_t)(i + 1) : 0;
+}
+
+/* The thread's GS base is c from now on. Nothing else in a process of this ABI uses GS. */
+static void take_gs(Cpu *c)
+{
+    static __thread Cpu *taken;
+    if (likely(taken == c))
+        return;
+    taken = c;
+    if (getauxval(AT_HWCAP2) & 2) /* HWCAP2_FSGSBASE */
+        __asm__ volatile("wrgsbase %0" : : "r"(c));
+    else
+        syscall(SYS_arch_prctl, ARCH_SET_GS, c);
+}
+
+static CodeTarget *target_of(Cpu *c, uint64_t rip) { return &c->code_target[(rip ^ rip >> 12) % CODE_TARGETS]; }
+
+const Insn *exec_translated(Cpu *c, const Insn *i)
+{
+    struct Translator *t = c->vm->translator;
+    Block *b = i->block;
+    const uint8_t *entry = executable(t, b->code + b->body);
+    take_gs(c);
+    prepare(c);
+    *target_of(c, b->rip) = (CodeTarget){.rip = b->rip, .key = c->code_key, .code = executable(t, b->code)};
+    for (;;) {
+        uint64_t left = t->enter(c, entry);
+        cc_explicit(c, from_native(c->native_flags));
+        if (!(left & LEFT_EXIT)) {
+            const Insn *next = (const Insn *)(uintptr_t)left;
+            /* a first instruction that the translation does not do must not lead into it again */
+            return next && next == next->block->insn ? next->block->first(c, next) : next;
+        }
+        Exit *x = (Exit *)(uintptr_t)(left & ~(uint64_t)LEFT_EXIT);
+        c->rip = x->target;
+        if (c->budget <= 0 || c->attention || c->run->slow_steps)
+            return NULL;
+        uint64_t epoch = code_epoch(c->vm);
+        Block *from = x->from, *to = block_find(c);
+        if (!to->code || code_epoch(c->vm) != epoch)
+            return enter_block(c, to);
+        prepare(c);
+        if (from->mode == to->mode) {
+            if (x->key)
+                *x->key = c->code_key;
+            set_rel32(x->patch, to->code);
+        }
+        entry = executable(t, to->code);
+    }
+}
+
+const Insn *exec_counted(Cpu *c, const Insn *i)
+{
+    Block *b = i->block;
+    if (--b->heat)
+        return b->first(c, i);
+    if (translator_full(c->vm->translator)) { /* no translated code is running: it has no way to here */
+        code_drop_all(c->vm);
+        translator_forget(c->vm->translator);
+        c->stat[STAT_CODE_FLUSHES]++;
+        return i->exec(c, i); /* stale now: it leaves */
+    }
+    if (!translate_block(c, b)) {
+        b->insn[0].exec = b->first;
+        return b->first(c, i);
+    }
+    b->insn[0].exec = exec_translated;
+    return exec_translated(c, i);
+}

@@ -1,0 +1,370 @@
+/* Translation of a block: its entry, its instructions one after the other, its way out. */
+#include <stdlib.h>
+
+#include "emit.h"
+#include "exec.h"
+#include "run_translated.h"
+
+
+void flags_to_memory(Emit *e)
+{
+    if (e->flags & FLAGS_MEMORY)
+        return;
+    put8(&e->code, 0x9f);                          /* lahf */
+    emit_op(&e->code, 0x90 | K_0F, 0, rm_reg(H_RAX)); /* seto al */
+    emit_store32(&e->code, rm_gs(offsetof(Cpu, native_flags)), H_RAX);
+    e->flags |= FLAGS_MEMORY;
+}
+
+void flags_to_host(Emit *e)
+{
+    if (e->flags & FLAGS_HOST)
+        return;
+    emit_load32(&e->code, H_RAX, rm_gs(offsetof(Cpu, native_flags)));
+    put8(&e->code, 0x04); /* add al, 0x7f: OF */
+    put8(&e->code, 0x7f);
+    put8(&e->code, 0x9e); /* sahf */
+    e->flags |= FLAGS_HOST;
+}
+
+static bool may_leave(const Insn *i)
+{
+    return i->flags & INSN_MEM || emitter[i->id] == NULL || insn_table[i->id].attributes & A_END || i->id == INSN_push_Zv ||
+           i->id == INSN_pop_Zv || i->id == INSN_push_Iz || i->id == INSN_push_Ib || i->id == INSN_leave || i->id == INSN_ret;
+}
+
+bool flags_dead_after(const Emit *e, uint32_t mask)
+{
+    for (const Insn *i = e->i + 1; i->left; i++) {
+        const InsnInfo *info = &insn_table[i->id];
+        if (info->flags_read & mask)
+            return false;
+        if (may_leave(i))
+            return false;
+        mask &= ~(info->flags_written | info->flags_undefined);
+        if (!mask)
+            return true;
+    }
+    return false;
+}
+
+/* ---- checks and stubs ---- */
+
+static Stub *new_stub(Emit *e)
+{
+    Stub *s = &e->stub[e->stub_count++];
+    *s = (Stub){.insn = e->i};
+    return s;
+}
+
+uint8_t *emit_guard(Emit *e, unsigned condition)
+{
+    if (!e->open)
+        e->open = new_stub(e);
+    uint8_t *place = emit_jcc(&e->code, condition);
+    unsigned n = 0;
+    while (e->open->from[n])
+        n++;
+    e->open->from[n] = place;
+    return place;
+}
+
+void emit_resume(Emit *e)
+{
+    if (e->open)
+        e->open->resume = e->code.p;
+    e->open = NULL;
+}
+
+void emit_interpret(Emit *e) { e->open = NULL; }
+
+static size_t table_of(const Emit *e)
+{
+    return e->b->mode & MODE_USER ? offsetof(Cpu, tlb_user)
+           : e->b->mode & MODE_AC ? offsetof(Cpu, tlb_super_ac)
+                                  : offsetof(Cpu, tlb_super);
+}
+
+void emit_check(Emit *e, unsigned size, int kind)
+{
+    Code *o = &e->code;
+    size_t table = table_of(e);
+    _Static_assert(sizeof(TlbEntry) == 64, "the index is the page number times 64");
+    emit_op(o, 0x89, H_RCX, rm_reg(H_RAX)); /* mov eax, ecx */
+    emit_op(o, 0xc1, 5, rm_reg(H_RAX));     /* shr eax, 6 */
+    put8(o, 6);
+    put8(o, 0x25); /* and eax */
+    put32(o, (TLB_SIZE - 1) << 6);
+    /* the offset in the page, or a large number: also what crosses the page's end fails the compare */
+    emit_op(o, 0x2b | OP_W, H_RCX,
+            rm_gs_index(H_RAX, table + (kind == CHECK_WRITE ? offsetof(TlbEntry, write) : offsetof(TlbEntry, read))));
+    emit_op(o, 0x81 | OP_W, 7, rm_reg(H_RCX)); /* cmp */
+    put32(o, 0x1000 - size);
+    emit_guard(e, CC_A);
+    emit_load(o, H_RAX, rm_gs_index(H_RAX, table + offsetof(TlbEntry, host)));
+    flags_clobbered(e);
+}
+
+/* rcx or, for LEA, another register = the effective address; not yet cut to the address size. */
+static void emit_effective(Emit *e, int to)
+{
+    const Insn *i = e->i;
+    Code *o = &e->code;
+    bool based = i->base != ZERO_REG, indexed = i->index != ZERO_REG;
+    bool narrow = i->amask == 0xffffffff;
+    if (!based && !indexed) {
+        emit_constant(o, to, i->disp & i->amask);
+        return;
+    }
+    Rm m = {.kind = RM_MEM, .base = -1, .index = -1, .disp = (int32_t)i->disp};
+    if (based && i->base != ZERO_REG)
+        m.base = (int8_t)guest_value(e, i->base, H_RCX);
+    if (indexed) {
+        m.index = (int8_t)guest_value(e, i->index, H_RAX);
+        m.scale = i->scale;
+    }
+    if (m.base < 0) { /* index alone: a base of rbp with mod 0 means none, with a 32-bit displacement */
+        put8(o, narrow ? 0x40u | (to & 8 ? 4u : 0) | (m.index & 8 ? 2u : 0) : 0x48u | (to & 8 ? 4u : 0) | (m.index & 8 ? 2u : 0));
+        put8(o, 0x8d);
+        put8(o, 0x04u | ((unsigned)to & 7) << 3);
+        put8(o, (unsigned)m.scale << 6 | ((unsigned)m.index & 7) << 3 | 5);
+        put32(o, (uint32_t)m.disp);
+        return;
+    }
+    if (m.index < 0 && m.disp == 0) {
+        emit_op(o, narrow ? 0x8b : 0x8b | OP_W, to, rm_reg(m.base));
+        return;
+    }
+    emit_op(o, narrow ? 0x8d : 0x8d | OP_W, to, m);
+}
+
+static bool addressable(const Insn *i)
+{
+    return !(i->flags & INSN_CHECK) && i->amask != 0xffff && !(i->index != ZERO_REG && i->index == RSP);
+}
+
+bool emit_address(Emit *e)
+{
+    const Insn *i = e->i;
+    if (!addressable(i))
+        return false;
+    emit_effective(e, H_RCX);
+    if (i->seg >= SEG_FS) /* in 64-bit mode: all others are flat */
+        emit_op(&e->code, 0x03 | OP_W, H_RCX, rm_gs(offsetof(Cpu, seg_base) + 8u * i->seg));
+    return true;
+}
+
+bool emit_operand(Emit *e, unsigned size, int kind)
+{
+    if (!addressable(e->i))
+        return false;
+    flags_to_memory(e);
+    emit_address(e);
+    emit_check(e, size, kind);
+    return true;
+}
+
+EMITTER(translate_lea)
+{
+    const Insn *i = e->i;
+    if (i->amask == 0xffff || i->osize == 2)
+        return false;
+    int to = host_register[i->reg] == IN_MEMORY ? H_RCX : host_register[i->reg];
+    emit_effective(e, to);
+    if (i->osize == 4 && i->amask != 0xffffffff)
+        emit_op(&e->code, 0x89, to, rm_reg(to));
+    guest_assign(e, i->reg, to);
+    return true;
+}
+
+/* ---- ways out ---- */
+
+static uint8_t *emit_exit_stub(Emit *e, uint64_t target, uint8_t *patch, uint64_t *key)
+{
+    Exit *x = &e->t->exits[e->t->exit_count++];
+    *x = (Exit){.from = e->b, .target = target, .patch = patch, .key = key};
+    uint8_t *at = e->code.p;
+    emit_constant(&e->code, H_RAX, (uintptr_t)x | LEFT_EXIT);
+    emit_jump(&e->code, e->t, e->t->exit);
+    return at;
+}
+
+/* As block_chain() decides: inside the page a link holds as long as the block; between pages under one set of translations. */
+static bool inside_page(const Emit *e, uint64_t target)
+{
+    return ((target ^ e->b->rip) & ~0xfffull) == 0 && e->b->phys2 == NO_PAGE && (e->c->seg_base[SEG_CS] & 0xfff) == 0;
+}
+
+void emit_exit(Emit *e, uint64_t target, int condition)
+{
+    Code *o = &e->code;
+    if (inside_page(e, target)) {
+        uint8_t *place = condition >= 0 ? emit_jcc(o, (unsigned)condition) : emit_jump(o, e->t, NULL);
+        Stub *s = new_stub(e);
+        s->from[0] = place;
+        s->insn = NULL;
+        s->target = target;
+        return;
+    }
+    uint8_t *skip = condition >= 0 ? emit_jcc(o, (unsigned)condition ^ 1) : NULL;
+    emit_load(o, H_RAX, rm_gs(offsetof(Cpu, code_key)));
+    put8(o, 0x48); /* cmp rax, [rip + to the key] */
+    put8(o, 0x3b);
+    put8(o, 0x05);
+    uint8_t *key_place = o->p;
+    put32(o, 0);
+    uint8_t *miss = emit_jcc(o, CC_NE);
+    uint8_t *patch = emit_jump(o, e->t, NULL);
+    uint8_t *aligned = (uint8_t *)(((uintptr_t)o->p + 7) & ~(uintptr_t)7);
+    while (o->p < aligned)
+        put8(o, 0xcc);
+    uint64_t *key = (uint64_t *)(void *)o->p;
+    set_rel32(key_place, o->p);
+    put64(o, 0);
+    uint8_t *stub = emit_exit_stub(e, target, patch, key);
+    set_rel32(miss, stub);
+    set_rel32(patch, stub);
+    if (skip)
+        set_rel32(skip, o->p);
+}
+
+void emit_lookup(Emit *e)
+{
+    Code *o = &e->code;
+    size_t table = offsetof(Cpu, code_target);
+    _Static_assert(sizeof(CodeTarget) == 32 && CODE_TARGETS == 4096, "the index below");
+    emit_op(o, 0x89, H_RCX, rm_reg(H_RAX)); /* mov eax, ecx; shr eax, 12; xor eax, ecx; and; shl 5 */
+    emit_op(o, 0xc1, 5, rm_reg(H_RAX));
+    put8(o, 12);
+    emit_op(o, 0x31, H_RCX, rm_reg(H_RAX));
+    put8(o, 0x25);
+    put32(o, CODE_TARGETS - 1);
+    emit_op(o, 0xc1, 4, rm_reg(H_RAX));
+    put8(o, 5);
+    emit_op(o, 0x39 | OP_W, H_RCX, rm_gs_index(H_RAX, table + offsetof(CodeTarget, rip)));
+    emit_guard(e, CC_NE);
+    emit_load(o, H_RCX, rm_gs(offsetof(Cpu, code_key)));
+    emit_op(o, 0x39 | OP_W, H_RCX, rm_gs_index(H_RAX, table + offsetof(CodeTarget, key)));
+    emit_guard(e, CC_NE);
+    emit_load(o, H_RAX, rm_gs_index(H_RAX, table + offsetof(CodeTarget, code)));
+    flags_clobbered(e);
+}
+
+static void emit_stubs(Emit *e)
+{
+    Code *o = &e->code;
+    for (unsigned n = 0; n < e->stub_count; n++) {
+        Stub *s = &e->stub[n];
+        if (!s->insn) { /* an exit inside the page */
+            uint8_t *stub = emit_exit_stub(e, s->target, s->from[0], NULL);
+            set_rel32(s->from[0], stub);
+            continue;
+        }
+        for (unsigned k = 0; k < ARRAY_SIZE(s->from); k++)
+            if (s->from[k])
+                set_rel32(s->from[k], o->p);
+        emit_constant(o, H_RAX, (uintptr_t)s->insn);
+        if (s->resume) {
+            emit_call(o, e->t, e->t->fallback);
+            emit_jump(o, e->t, executable(e->t, s->resume));
+        } else {
+            emit_jump(o, e->t, e->t->exit);
+        }
+    }
+}
+
+/* ---- the block ---- */
+
+static void emit_handler(Emit *e)
+{
+    flags_to_memory(e);
+    emit_constant(&e->code, H_RAX, (uintptr_t)e->i);
+    emit_call(&e->code, e->t, e->t->fallback);
+    e->flags = FLAGS_MEMORY | FLAGS_HOST;
+}
+
+static bool is_vector(const Insn *i) { return false && i; }
+
+/* Takes the budget and looks for attention; on refusal RIP is set and the run loop takes over. */
+static void emit_entry(Emit *e)
+{
+    Code *o = &e->code;
+    Block *b = e->b;
+    emit_op(o, 0x83, 7, rm_gs(offsetof(Cpu, attention))); /* cmp dword, 0 */
+    put8(o, 0);
+    uint8_t *attention = emit_jcc(o, CC_NE);
+    emit_op(o, 0x83 | OP_W, 5, rm_gs(offsetof(Cpu, budget))); /* sub */
+    put8(o, b->count);
+    uint8_t *enough = emit_jcc(o, CC_NS);
+    emit_op(o, 0x83 | OP_W, 0, rm_gs(offsetof(Cpu, budget))); /* add */
+    put8(o, b->count);
+    set_rel32(attention, o->p);
+    b->refusal = (uint16_t)(o->p - b->code);
+    emit_store_constant(o, offsetof(Cpu, rip), b->rip);
+    emit_constant(o, H_RAX, 0);
+    emit_jump(o, e->t, e->t->exit);
+    set_rel32(enough, o->p);
+    b->body = (uint16_t)(o->p - b->code);
+    bool vectors = false;
+    for (unsigned n = 0; n < b->count; n++)
+        vectors |= is_vector(&b->insn[n]);
+    if (!vectors)
+        return;
+    emit_op(o, 0x80, 7, rm_gs(offsetof(Cpu, trap_sse))); /* refused or unmasked: the handlers know what to do */
+    put8(o, 0);
+    emit_guard(e, CC_NE);
+    emit_interpret(e);
+    emit_op(o, 0x80, 7, rm_gs(offsetof(Cpu, vectors_live)));
+    put8(o, 0);
+    uint8_t *live = emit_jcc(o, CC_NE);
+    emit_call(o, e->t, e->t->load_vectors);
+    set_rel32(live, o->p);
+}
+
+bool translate_block(Cpu *c, Block *b)
+{
+    struct Translator *t = c->vm->translator;
+    if (!(b->mode & MODE_FLAT) || (b->mode & MODE_SIZE) == MODE_16 || (b->mode & MODE_VM86) ||
+        ((b->mode & MODE_USER) && (b->mode & MODE_AC)) || (!in_64bit(c) && !(b->mode & MODE_SS32)))
+        return false;
+    t->next = (uint8_t *)(((uintptr_t)t->next + 15) & ~(uintptr_t)15);
+    Emit *e = &(Emit){.code = {t->next}, .t = t, .c = c, .b = b, .i = b->insn, .flags = FLAGS_MEMORY};
+    b->code = t->next;
+    emit_entry(e);
+    bool ended = false;
+    for (unsigned n = 0; n < b->count && !ended; n++) {
+        e->i = &b->insn[n];
+        e->open = NULL;
+        bool end = insn_table[e->i->id].attributes & A_END;
+        emit_fn fn = emitter[e->i->id];
+        if (fn && fn(e)) {
+            ended = end;
+            continue;
+        }
+        if (end) { /* the interpreter does the last instruction, and knows where to go on */
+            flags_to_memory(e);
+            emit_constant(&e->code, H_RAX, (uintptr_t)e->i);
+            emit_jump(&e->code, t, t->exit);
+            ended = true;
+        } else {
+            emit_handler(e);
+        }
+    }
+    if (!ended) {
+        flags_to_memory(e);
+        e->i = &b->insn[b->count];
+        emit_exit(e, b->insn[b->count].next_rip, -1);
+    }
+    emit_stubs(e);
+    t->next = e->code.p;
+    return true;
+}
+
+void translation_drop(Vm *vm, Block *b)
+{
+    /* whoever jumps here finds RIP set and the run loop: over the entry's checks stands a jump to their refusal */
+    Code o = {b->code};
+    uint8_t *place = emit_jump(&o, vm->translator, NULL);
+    set_rel32(place, b->code + b->refusal);
+    b->code = NULL;
+}

@@ -1,0 +1,62 @@
+/* The translator: hot blocks as host code. exec_<id> stays the meaning; emitted code is a faster way to the same state.
+
+   In translated code guest registers live in host registers (host_register[]; R13, R14, R15 stay in memory), rax and rcx are
+   temporaries, rsp is the host's stack and gs the Cpu. RFLAGS holds the guest's six arithmetic flags, or native_flags does:
+   which of the two is known at every point of translation, and at the borders of blocks and at every exit it is native_flags. */
+#ifndef KP_TRANSLATE_H
+#define KP_TRANSLATE_H
+
+#include "block.h"
+
+/* A direct exit that is linked to its successor when it is first taken. */
+typedef struct {
+    Block *from;
+    uint64_t target;
+    uint8_t *patch; /* writable address of the rel32 that leads to the exit's stub, or to the successor */
+    uint64_t *key;  /* between pages: the code_key the link holds under (writable address); NULL inside a page */
+} Exit;
+
+struct Translator {
+    uint8_t *writable;          /* the code cache as data */
+    uint8_t *executable;        /* the same memory as code */
+    uint8_t *next, *blocks;     /* first free byte; first byte behind the thunks (writable addresses) */
+    Exit *exits;
+    uint32_t exit_count;
+    uint32_t threshold;         /* runs of a block before it is translated */
+    uint64_t (*enter)(Cpu *c, const uint8_t *code); /* runs translated code; gives LEFT_* */
+    const uint8_t *exit_saved;  /* thunks, executable addresses: leave, the state is in memory already */
+    const uint8_t *exit;        /* spill registers, leave with rax */
+    const uint8_t *fallback;    /* execute the instruction at rax by its handler */
+    const uint8_t *load_vectors;
+};
+
+/* What `enter` gives: 0: to the run loop, RIP is set; an Exit with bit 0 set; else the instruction to go on with. */
+#define LEFT_EXIT 1u
+
+#define CODE_CACHE (32u << 20)
+#define EXIT_COUNT (1u << 18)
+
+/* Makes the code cache; false where the host forbids executable memory. */
+bool translator_create(Vm *vm, uint32_t threshold);
+void translator_destroy(Vm *vm);
+/* All translations are gone: blocks that had one are dropped by the caller. */
+void translator_forget(struct Translator *t);
+static inline const uint8_t *executable(const struct Translator *t, const uint8_t *writable)
+{
+    return t->executable + (writable - t->writable);
+}
+
+/* Translates a block; false where it cannot be. */
+bool translate_block(Cpu *c, Block *b);
+#define MOST_CODE 16384 /* bytes of one block, far above what its 48 instructions need */
+static inline bool translator_full(const struct Translator *t)
+{
+    return t->next + MOST_CODE > t->writable + CODE_CACHE || t->exit_count + 4 > EXIT_COUNT;
+}
+/* Whoever is still linked to a block that is dropped leaves translated code. */
+void translation_drop(Vm *vm, Block *b);
+/* Handlers of a block's first instruction: counts runs until the block is hot; runs its translation. */
+const Insn *exec_counted(Cpu *c, const Insn *i);
+const Insn *exec_translated(Cpu *c, const Insn *i);
+
+#endif
