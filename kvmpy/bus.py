@@ -89,6 +89,12 @@ class Bus:
         self._entries = [entry for entry in self._entries if entry.device is not device]
         self._firsts = [entry.first for entry in self._entries]
 
+    def redirect(self, device: Any, read: Read, write: Write) -> None:
+        """Accesses to a device's ranges go to these functions from now on."""
+        for entry in self._entries:
+            if entry.device is device:
+                entry.read, entry.write = read, write
+
     def find(self, address: int) -> Entry | None:
         """The range that holds `address`."""
         at = bisect_right(self._firsts, address) - 1
@@ -155,6 +161,10 @@ class PortBus(Bus):
     def remove(self, device: Any) -> None:
         super().remove(device)
         self._by_port = {port: entry for port, entry in self._by_port.items() if entry.device is not device}
+        self._changed()
+
+    def redirect(self, device: Any, read: Read, write: Write) -> None:
+        super().redirect(device, read, write)
         self._changed()
 
     def _changed(self) -> None:

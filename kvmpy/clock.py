@@ -98,6 +98,7 @@ class HostClock(TimerQueue):
         super().__init__()
         self._post = post
         self._zero = time.monotonic_ns()
+        self._ahead = 0
         self._condition = threading.Condition()
         self._wake_at = NEVER
         self._closed = False
@@ -108,7 +109,14 @@ class HostClock(TimerQueue):
 
     def wall(self) -> float:
         """Seconds since 1970."""
-        return time.time()
+        return time.time() + self._ahead / 1e9
+
+    def jump(self, ns: int) -> None:
+        """So much time passes at once; timers that this makes due run late. Under the machine's lock."""
+        self._zero -= ns
+        self._ahead += ns
+        self._wake_at = NEVER  # the thread waits for a moment that has moved
+        self._deadline_moved()
 
     def _deadline_moved(self) -> None:
         deadline = self.next_deadline()

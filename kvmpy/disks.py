@@ -28,6 +28,8 @@ class Disks:
         self._queues = min(cpus, MOST_QUEUES)
         self.waiting: list[Image] = []
         """Those without a bus yet."""
+        self.images: list[Image] = []
+        """All that were opened, in the order given; a disk booted by its file's name comes last."""
         self._booted: str | None = None
         self._count = 0
         if not wanted:
@@ -38,6 +40,7 @@ class Disks:
         try:
             for spec in specs:
                 image = open_image(spec)
+                self.images.append(image)
                 if spec.bus:
                     self._put(image, spec.bus)
                 else:
@@ -64,6 +67,7 @@ class Disks:
                 image.close()
                 raise
             self._booted = name
+            self.images.append(image)
 
     def _put(self, image: Image, bus: str) -> None:
         try:

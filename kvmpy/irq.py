@@ -15,6 +15,8 @@ class Line:
     def __init__(self, gsi: int) -> None:
         self.gsi = gsi
         self.level = 0
+        self.stuck = False
+        """True: the level does not change any more."""
         self._drive: Callable[[Line, int], None] | None = None
 
     def bind(self, drive: Callable[[Line, int], None]) -> None:
@@ -26,7 +28,7 @@ class Line:
     def set(self, level: int) -> None:
         """Drives the line high (1) or low (0); no effect when it has that level already."""
         level = 1 if level else 0
-        if level != self.level:
+        if level != self.level and not self.stuck:
             self.level = level
             if self._drive is not None:
                 self._drive(self, level)

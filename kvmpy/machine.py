@@ -80,6 +80,7 @@ class Machine:
             raise ConfigError(f"on_reset {on_reset!r}: one of {', '.join(REASONS_TO_REBOOT)}")
         self._closers: list[Callable[[], None]] = []
         self._boot: Callable[[], None] | None = None
+        self._faults: Any = None
         self._symbols: Any = None
         self.image: str | None = None
         """Path of the image that was loaded."""
@@ -140,8 +141,10 @@ class Machine:
         self.devices: list[Device] = []
         for device in (*self.board.devices, *devices):
             self.add(device)
-        self._disks = Disks(disks, self.board, self.add, cpus)
-        self._closers.append(self._disks.close)
+        self.disks = Disks(disks, self.board, self.add, cpus)
+        self._closers.append(self.disks.close)
+        self.nics: list[Device | VirtioDevice] = []
+        """Those of `net`, in its order."""
         for index, wanted in enumerate(net):
             self._add_nic(wanted, index)
         self.board.set_chips(self._chips)
@@ -153,6 +156,7 @@ class Machine:
         from kvmpy.nics import make_nic
 
         nic = make_nic(spec, index, self._warn)
+        self.nics.append(nic)
         try:
             self.add(nic)
         except BaseException:
@@ -291,11 +295,15 @@ class Machine:
         device = self.board.carry(device)
         place(device, self.ports, self.mmio)
         device.connect(self)
-        for line in _lines_of(device):
+        for line in lines_of(device):
             line.bind(self._drive)
         self.devices.append(device)
         self._closers.append(device.close)
         return device
+
+    def lines_high(self, gsi: int) -> set[Line]:
+        """The lines that hold an interrupt input high."""
+        return self._high.get(gsi, set())
 
     def _drive(self, line: Line, level: int) -> None:
         high = self._high.setdefault(line.gsi, set())
@@ -324,10 +332,10 @@ class Machine:
         from kvmpy.boot import load, protocol_of
 
         if path is not None and boot in (None, "auto", "bios") and is_qcow2(path):
-            self._disks.boot_from(path)  # the loader reads no such images, and need not
+            self.disks.boot_from(path)  # the loader reads no such images, and need not
             path = None
-        if self._disks.waiting:
-            self._disks.settle(protocol_of(path, boot or "auto"))
+        if self.disks.waiting:
+            self.disks.settle(protocol_of(path, boot or "auto"))
 
         def start() -> None:
             state = load(
@@ -335,7 +343,7 @@ class Machine:
                 hardware=self.board.hardware(len(self.cpu)),
             )
             if state.disk:
-                self._disks.boot_from(state.disk)
+                self.disks.boot_from(state.disk)
             self.cpu[0].start_at(state)
             self.boot_state = state
 
@@ -479,6 +487,13 @@ class Machine:
         memory. Raises a KvmpyError, NoLinux, where none is up."""
         return importlib.import_module("kvmpy.debug.linux.kernel").Linux(self)
 
+    @property
+    def faults(self) -> Any:
+        """Faults to inject (kvmpy.faults.Faults): of disks, networks, interrupts, clocks, devices."""
+        if self._faults is None:
+            self._faults = importlib.import_module("kvmpy.faults").Faults(self)
+        return self._faults
+
     # Looking at it.
 
     def _switch_doorbells(self, on: bool) -> None:
@@ -554,7 +569,7 @@ class Machine:
         self.close()
 
 
-def _lines_of(device: Device) -> list[Line]:
+def lines_of(device: Device) -> list[Line]:
     """Interrupt lines among the attributes of a device, also in lists and tuples."""
     found: list[Line] = []
     for value in vars(device).values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 
 from kvmpy.host.images.views import Buffers, Cursor, length_of, zero
 
@@ -23,6 +24,9 @@ class Image:
         self.size = size
         self.readonly = readonly
         self.serial = ""
+        self.on_request: Callable[[str, int, int], None] | None = None
+        """Called before each request as (kind, offset, length), kind one of read, write, flush, discard, zero; the OSError that it
+        raises is what the device gets."""
         self._closed = False
 
     def read_into(self, offset: int, buffers: Buffers) -> None:
@@ -30,6 +34,8 @@ class Image:
         try:
             length = length_of(buffers)
             self._check(offset, length)
+            if self.on_request is not None:
+                self.on_request("read", offset, length)
             self._read(offset, length, buffers)
         except OSError as error:
             raise self._failed(error) from None
@@ -39,6 +45,8 @@ class Image:
         try:
             length = length_of(buffers)
             self._check(offset, length, True)
+            if self.on_request is not None:
+                self.on_request("write", offset, length)
             self._write(offset, length, buffers)
         except OSError as error:
             raise self._failed(error) from None
@@ -48,6 +56,8 @@ class Image:
         if self.readonly:
             return
         try:
+            if self.on_request is not None:
+                self.on_request("flush", 0, 0)
             self._flush()
         except OSError as error:
             raise self._failed(error) from None
@@ -56,6 +66,8 @@ class Image:
         """The content of the range is of no more use."""
         try:
             self._check(offset, length, True)
+            if self.on_request is not None:
+                self.on_request("discard", offset, length)
             if length:
                 self._discard(offset, length)
         except OSError as error:
@@ -65,6 +77,8 @@ class Image:
         """The range reads as zeroes."""
         try:
             self._check(offset, length, True)
+            if self.on_request is not None:
+                self.on_request("zero", offset, length)
             if length:
                 self._write_zeroes(offset, length, may_unmap)
         except OSError as error:
@@ -75,6 +89,7 @@ class Image:
         if self._closed:
             return
         self._closed = True
+        self.on_request = None  # what the guest has written is saved in any case
         try:
             self.flush()
         finally:

@@ -38,6 +38,8 @@ class End:
         self.sent = self.received = self.lost_out = self.lost_in = 0
         self.on_trouble: Callable[[str], None] | None = None
         """Takes one line of text when the host fails while the guest runs."""
+        self.tamper: Callable[[str, bytes], Sequence[bytes]] | None = None
+        """Gets every frame as (direction, frame), direction "out" of the guest or "in", and gives those that take its place."""
         self._receive: Receive | None = None
         self._post: Post | None = None
         self._lock = threading.Lock()
@@ -57,6 +59,13 @@ class End:
 
     def send(self, frame: Pieces, offload: Offload | None = None) -> None:
         """A frame of the guest. Never blocks, never raises; what cannot be sent is dropped and counted."""
+        if self.tamper is not None:
+            for changed in self.tamper("out", b"".join(frame)):
+                self._put((changed,), offload)
+        else:
+            self._put(frame, offload)
+
+    def _put(self, frame: Pieces, offload: Offload | None) -> None:
         size = sum(map(len, frame))
         if self._closed or not ETHERNET_HEADER <= size <= MAX_FRAME:
             self.lost_out += 1
@@ -95,6 +104,12 @@ class End:
 
     def deliver(self, frame: bytes, offload: Offload | None = None) -> bool:
         """Queues a frame for the guest. False when there is no room for another one: the end had better stop reading."""
+        if self.tamper is not None:
+            room = [self._queue_frame(changed, offload) for changed in self.tamper("in", frame)]
+            return all(room)
+        return self._queue_frame(frame, offload)
+
+    def _queue_frame(self, frame: bytes, offload: Offload | None) -> bool:
         with self._lock:
             if self._closed or len(self._queue) >= BACKLOG:
                 self.lost_in += 1
