@@ -23,7 +23,10 @@ GLUE = ("abi/core.inc", "kvm/glue.inc", "iovector.inc", "devices/virtio/vring.in
 PRELUDE = '#include "abi/abi.h"\n' + "".join(f'#include "{name}"\n' for name in GLUE)
 
 # Structs and members newer than the oldest kernel header in use (Linux 6.1), with a macro that came together with them.
-NEWER_STRUCTS = {"kvm_userspace_memory_region2": "KVM_MEM_GUEST_MEMFD"}
+NEWER_STRUCTS = {
+    "kvm_userspace_memory_region2": "KVM_MEM_GUEST_MEMFD", "kvm_memory_attributes": "KVM_SET_MEMORY_ATTRIBUTES",
+    "kvm_create_guest_memfd": "KVM_CREATE_GUEST_MEMFD", "kvm_pre_fault_memory": "KVM_PRE_FAULT_MEMORY",
+}  # fmt: skip
 NEWER_MEMBERS = {("kvm_run", "memory_fault"): "KVM_EXIT_MEMORY_FAULT"}
 
 
