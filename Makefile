@@ -85,7 +85,7 @@ $(VENV)/.ready: pyproject.toml
 	@command -v $(CC) >/dev/null || { echo "$(CC) is missing: sudo apt-get install gcc" >&2; exit 1; }
 	@test -x $(VENV)/bin/python || $(HOST_PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
-	  $$($(VENV)/bin/python -P -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *p["optional-dependencies"]["dev"])')
+	  $$($(VENV)/bin/python -P -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *p["optional-dependencies"]["dev"], *p["optional-dependencies"]["spy"])')
 	@touch $@
 endif
 

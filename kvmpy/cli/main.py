@@ -46,7 +46,9 @@ def build_parser(command: str = "") -> argparse.ArgumentParser:
     parser = Parser(prog="kvmpy", description="A hypervisor that a person can script.")
     parser.add_argument("--version", action="version", version=f"kvmpy {sys.modules['kvmpy'].__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    add = {"run": _add_run, "trace": _add_trace, "report": _add_report, "info": _add_info, "image": _add_image}
+    add = {
+        "run": _add_run, "trace": _add_trace, "report": _add_report, "spy": _add_spy, "info": _add_info, "image": _add_image,
+    }  # fmt: skip
     for one in [add[command]] if command in add else add.values():
         one(commands)
     return parser
@@ -76,6 +78,12 @@ def _add_report(commands: Any) -> None:
     from kvmpy.cli.trace_parser import add_report
 
     add_report(commands)
+
+
+def _add_spy(commands: Any) -> None:
+    from kvmpy.cli.spy_parser import add_parser
+
+    add_parser(commands)
 
 
 def _add_run(commands: Any) -> None:
@@ -172,6 +180,10 @@ def _command(name: str) -> Callable[[argparse.Namespace], int]:
         from kvmpy.cli.report import report
 
         return report
+    if name == "spy":
+        from kvmpy.cli.spy import spy
+
+        return spy
     if name == "image":
         from kvmpy.cli.image import image
 

@@ -31,7 +31,7 @@ BUFFER = 1 << 18
 
 def trace(arguments: Namespace) -> int:
     """The subcommand; gives the exit status."""
-    top = _number(arguments.top)
+    top = table_length(arguments.top)
     if arguments.format not in (None, "text") and arguments.output is None and (arguments.count or arguments.json):
         raise ConfigError("--format without -o, where only the tables are shown")
     if arguments.image is not None and is_trace(arguments.image):
@@ -230,7 +230,8 @@ def same_file(one: str, other: str) -> bool:
     return os.path.exists(one) and os.path.samefile(one, other)
 
 
-def _number(text: str) -> int:
+def table_length(text: str) -> int:
+    """Of --top."""
     try:
         number = int(text)
     except ValueError:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from kvmpy.errors import HostError, MissingCapability
 from kvmpy.spy.memory import GuestMemory, ProcessMemory
-from kvmpy.trace.event import Event
 
 if TYPE_CHECKING:
     from kvmpy.spy.runs import Pending
@@ -46,8 +45,6 @@ class Vcpu:
         self.record_size = 0
         self.pending: Pending | None = None
         """The last exit, until the vCPU runs again."""
-        self.behind: list[Event] = []
-        """Calls of its thread since that exit, told after it."""
         self.added = 0
         """Bits that were set in kvm_valid_regs from outside."""
 
@@ -121,7 +118,8 @@ class FdTable:
                 if match and match[3] in ("anon_inode:kvm-vcpu", f"anon_inode:kvm-vcpu:{vcpu.index}") and int(match[1], 16) not in taken:
                     found.append((int(match[1], 16), int(match[2], 16)))
         if len(found) != 1:
-            why = "is mapped nowhere" if not found else "cannot be told from that of another VM: start the program with kvmpy spy -- COMMAND"
+            many = "cannot be told from that of another VM: start the program with kvmpy spy -- COMMAND"
+            why = many if found else "is mapped nowhere"
             raise MissingCapability(f"the record of vCPU {vcpu.index} {why}")
         vcpu.record, vcpu.record_size = found[0][0], found[0][1] - found[0][0]
 

@@ -15,10 +15,10 @@ KVMIO = 0xAE
 MOST_TAIL = 1 << 16
 """Bytes of a flexible array that are read at most; the count comes from the traced process."""
 
-NAMES: dict[int, str] = {
-    value: name for name in dir(lib) if name.startswith("KVM_") and isinstance(value := getattr(lib, name), int) and value >> 8 & 0xFF == KVMIO
-}
-CAPABILITIES: dict[int, str] = {getattr(lib, name): name for name in dir(lib) if name.startswith("KVM_CAP_")}
+_CONSTANTS: dict[str, int] = {name: getattr(lib, name) for name in dir(lib) if name.startswith("KVM_")}
+NAMES: dict[int, str] = {value: name for name, value in _CONSTANTS.items() if value >> 8 & 0xFF == KVMIO}
+CAPABILITIES: dict[int, str] = {value: name for name, value in _CONSTANTS.items() if name.startswith("KVM_CAP_")}
+MP_STATES: dict[int, str] = {value: name[len("KVM_MP_STATE_") :] for name, value in _CONSTANTS.items() if name.startswith("KVM_MP_STATE_")}
 
 RUN = lib.KVM_RUN
 CREATE_VM = lib.KVM_CREATE_VM
@@ -87,7 +87,6 @@ _NAMED: dict[tuple[str, str], Callable[[int], str]] = {
     ("kvm_mp_state", "mp_state"): lambda value: MP_STATES.get(value, str(value)),
 }
 """Members whose numbers have names."""
-MP_STATES = {getattr(lib, name): name[len("KVM_MP_STATE_") :] for name in dir(lib) if name.startswith("KVM_MP_STATE_")}
 
 Read = Callable[[int, int], bytes]
 """Reads (address, size) of the traced process; raises MemoryAccessError."""

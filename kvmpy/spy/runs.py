@@ -42,8 +42,9 @@ class Pending:
         self.cpl: int | None = None
 
     def event(self, vcpu: int, start: int, cost: int) -> Event:
-        """The event, once all is known; `start` is when the tracing began."""
-        return Event(self.what, vcpu, self.host - start, self.data, self.rip, self.host, self.guest, cost, self.cpl)
+        """The event, once all is known: `start` is when the tracing began, `cost` the time of the answer, which ends the event."""
+        host = self.host + cost
+        return Event(self.what, vcpu, host - start, self.data, self.rip, host, self.guest, cost, self.cpl)
 
 
 class RecordReader:

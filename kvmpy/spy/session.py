@@ -82,11 +82,11 @@ class Spy:
         self._detaching = False
         self._said: set[str] = set()
         self._start = time.monotonic_ns()
-        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        self._mask: set[int] = set(signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS))
         # Ignored, SIGCHLD would not be sent, and children not be waited for.
         self._before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        self.events = 0
-        """Events told so far."""
+        self.kvm_used = False
+        """Whether a KVM call was seen, chosen or not."""
 
     # Beginning and end.
 
@@ -205,7 +205,7 @@ class Spy:
     def _asked(self, info: signal.struct_siginfo) -> None:
         """A signal for us. What the terminal sends has reached the command without our help."""
         if self._started is None:
-            self._detaching or self.detach()
+            self.detach()
         elif info.si_code != _SI_KERNEL:
             try:
                 os.kill(self._root, info.si_signo)
@@ -289,7 +289,8 @@ class Spy:
         if process.pid == self._root:
             name = "" if stop.kind == "exited" else signal.Signals(stop.number).name if stop.number in set(signal.Signals) else "signal"
             text = f"exit status {stop.number}" if stop.kind == "exited" else f"killed by {name} ({stop.number})"
-            self._tell(Event("verdict", -1, time.monotonic_ns() - self._start, {"verdict": f"process {process.pid}: {text}"}))
+            now = time.monotonic_ns()
+            self._tell(Event("verdict", -1, now - self._start, {"verdict": f"process {process.pid}: {text}"}, host=now))
             if self._started is not None:
                 self._status = stop.number if stop.kind == "exited" else 128 + stop.number
 
@@ -327,6 +328,7 @@ class Spy:
             if owner is None:
                 return
             thread.call = call
+            self.kvm_used = True
             if isinstance(owner, Vcpu) and call.arguments[1] & 0xFFFFFFFF == ioctls.RUN:
                 self._enter_run(thread, owner)
         elif number == MMAP:
@@ -387,18 +389,14 @@ class Spy:
     # Telling.
 
     def _tell(self, event: Event) -> None:
-        self.events += 1
         self._listener(event)
 
     def _tell_exit(self, process: _Process, vcpu: Vcpu, cost: int) -> None:
-        """The vCPU's last exit, and the calls behind it."""
+        """The vCPU's last exit, where it is not told yet."""
         pending, vcpu.pending = vcpu.pending, None
         if pending is not None:
             self._label(process, vcpu, pending.data)
             self._tell(pending.event(vcpu.index, self._start, cost))
-        behind, vcpu.behind = vcpu.behind, []
-        for event in behind:
-            self._tell(event)
 
     def _tell_all(self, process: _Process) -> None:
         for vcpu in process.vcpus():
@@ -416,11 +414,8 @@ class Spy:
         vcpu = owner if isinstance(owner, Vcpu) else None
         self._label(thread.process, owner, data)
         index = -1 if vcpu is None else vcpu.index
-        event = Event("ioctl", index, thread.began - self._start, data, None, thread.began, 0, time.monotonic_ns() - thread.began)
-        if thread.vcpu is not None and thread.vcpu.pending is not None:
-            thread.vcpu.behind.append(event)
-        else:
-            self._tell(event)
+        now = time.monotonic_ns()
+        self._tell(Event("ioctl", index, now - self._start, data, None, now, 0, now - thread.began))
 
     def _label(self, process: _Process, owner: object, data: dict[str, Any]) -> None:
         """Which VM and process, where there are several."""

@@ -53,7 +53,7 @@ class _Program(ctypes.Structure):
 class Started:
     """A command that waits to be let go; `go` gives whether the filter stands once it runs."""
 
-    def __init__(self, command: Sequence[str], mask: set[signal.Signals]) -> None:
+    def __init__(self, command: Sequence[str], mask: set[int]) -> None:
         """Forks and attaches; `mask` is the signal mask that the command shall have. Raises HostError, MissingCapability."""
         self.command = command
         rules = _filter()
@@ -69,7 +69,7 @@ class Started:
                 if os.read(go_read, 1):
                     os.write(say, b"filter " if _install(libc, program) else b"no ")
                     _plain_signals(mask)
-                    os.execvp(command[0], command)
+                    os.execvp(command[0], list(command))
             except OSError as error:
                 os.write(say, str(error.errno).encode())
             finally:
@@ -108,7 +108,7 @@ def _install(libc: ctypes.CDLL, program: _Program) -> bool:
     return False
 
 
-def _plain_signals(mask: set[signal.Signals]) -> None:
+def _plain_signals(mask: set[int]) -> None:
     """As the command would have found them in the shell: Python ignores two."""
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         with suppress(OSError, ValueError):

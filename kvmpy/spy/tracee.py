@@ -14,15 +14,9 @@ import struct
 from typing import NamedTuple
 
 from ptrace import PtraceError
-from ptrace.binding.func import (
-    PTRACE_CONT, PTRACE_DETACH, PTRACE_EVENT_CLONE, PTRACE_EVENT_EXEC, PTRACE_EVENT_FORK, PTRACE_EVENT_VFORK, PTRACE_O_TRACECLONE,
-    PTRACE_O_TRACEEXEC, PTRACE_O_TRACEFORK, PTRACE_O_TRACESYSGOOD, PTRACE_O_TRACEVFORK, PTRACE_SYSCALL, ptrace, ptrace_geteventmsg,
-)  # fmt: skip
+from ptrace.binding import func
 
 from kvmpy.errors import HostError, MissingCapability
-
-__all__ = ["CONT", "NEW", "SYSCALL", "Call", "Gone", "Stop", "attach", "call_of", "detach", "event_message", "interrupt", "listen", "read_stop",
-           "result_of", "resume"]  # fmt: skip
 
 # Requests and options that python-ptrace does not name (<linux/ptrace.h>).
 _SEIZE, _INTERRUPT, _LISTEN, _GET_SYSCALL_INFO = 0x4206, 0x4207, 0x4208, 0x420E
@@ -31,15 +25,14 @@ _O_TRACESECCOMP, _O_EXITKILL = 1 << 7, 1 << 20
 _OP_ENTRY, _OP_EXIT, _OP_SECCOMP = 1, 2, 3
 _ARCH_X86_64 = 0xC000003E
 
-CONT, SYSCALL = PTRACE_CONT, PTRACE_SYSCALL
+CONT, SYSCALL = func.PTRACE_CONT, func.PTRACE_SYSCALL
 """Ways to resume: to the next call that the filter names, or to the next border of any call."""
 
-OPTIONS = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC
-FORKS = PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK
+OPTIONS = func.PTRACE_O_TRACESYSGOOD | func.PTRACE_O_TRACECLONE | func.PTRACE_O_TRACEEXEC
+FORKS = func.PTRACE_O_TRACEFORK | func.PTRACE_O_TRACEVFORK
 FILTERED = _O_TRACESECCOMP | _O_EXITKILL
 
-NEW = frozenset((PTRACE_EVENT_CLONE, PTRACE_EVENT_FORK, PTRACE_EVENT_VFORK))
-EXEC = PTRACE_EVENT_EXEC
+EXEC = func.PTRACE_EVENT_EXEC
 _JOB_CONTROL = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 
 _INFO_SIZE = 88
@@ -93,7 +86,7 @@ def read_stop(status: int) -> Stop:
 
 def _ptrace(request: int, tid: int, address: int = 0, data: int = 0) -> int:
     try:
-        return int(ptrace(request, tid, address, data))
+        return int(func.ptrace(request, tid, address, data))
     except PtraceError as error:
         if error.errno == errno.ESRCH:
             raise Gone from None
@@ -159,15 +152,7 @@ def listen(tid: int) -> None:
 
 def detach(tid: int, number: int = 0) -> None:
     """Lets a stopped thread go for good."""
-    _ptrace(PTRACE_DETACH, tid, 0, number)
-
-
-def event_message(tid: int) -> int:
-    """Of an event: the new thread or process, or the id that a thread had before exec."""
-    try:
-        return int(ptrace_geteventmsg(tid))
-    except PtraceError:
-        raise Gone from None
+    _ptrace(func.PTRACE_DETACH, tid, 0, number)
 
 
 def call_of(tid: int) -> Call | None:

@@ -21,10 +21,11 @@ KINDS = {
     "block": "a block of guest code is entered: address, count (of instructions)",
     "instruction": "an instruction begins: address",
     "memory": "an access to memory: address (linear), size, write, value",
-    "ioctl": "a KVM call of a traced process: fd, name, arguments, result",
+    "ioctl": "a KVM call of a traced process: fd, name, arguments, result; error: its name",
     "verdict": "how the run ended: verdict",
 }
-"""Every `Event.what`, with the keys of its `data`."""
+"""Every `Event.what`, with the keys of its `data`. Of a traced process any may have, too: vm and pid, where there are several;
+registers and code, where they are asked for."""
 
 NUMBERS = {kind: number for number, kind in enumerate(KINDS, 1)}
 """Kinds as rules and trace files write them: KP_TRACE_* of the core."""

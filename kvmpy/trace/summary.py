@@ -3,7 +3,7 @@ however long the trace is: durations are kept as histograms, and what comes afte
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from kvmpy.trace.event import KINDS, Event
@@ -13,6 +13,7 @@ from kvmpy.units import format_ns
 
 MOST_ROWS = 1 << 14
 OTHERS = "(others)"
+PARTS = ("in the guest", "in devices", "in kvmpy")
 
 Key = tuple[str, str, int | None]
 
@@ -78,7 +79,8 @@ class Summary:
                 span = self.spans[vcpu] = Span(now - guest - cost)
             span.last = now
             span.guest += guest
-            span.cost += cost
+            if event.what != "ioctl":  # a traced process makes its calls while it answers an exit
+                span.cost += cost
 
     def close(self) -> None:
         """Nothing is open."""
@@ -120,15 +122,15 @@ class Summary:
             "median_ns": cost.quantile(0.5), "p99_ns": cost.quantile(0.99), "max_ns": cost.high, "guest_ns": row.guest,
         }  # fmt: skip
 
-    def lines(self, symbols: Symbols | None = None, most: int = 20) -> list[str]:
-        """Tables for people."""
+    def lines(self, symbols: Symbols | None = None, most: int = 20, parts: Sequence[str] = PARTS) -> list[str]:
+        """Tables for people; `parts` names where the vCPUs' time went."""
         data = self.data(symbols, most)
         lines = [f"{data['events']} events in {format_ns(data['ns'])}"]
         guest, device, other = (sum(span[name] for span in data["vcpus"].values()) for name in ("guest_ns", "device_ns", "kvmpy_ns"))
         if guest or device:
             whole = guest + device + other
-            parts = (("in the guest", guest), ("in devices", device), ("in kvmpy", other))
-            shares = (f"{format_ns(time)} {name} ({100 * time / whole:.1f} %)" for name, time in parts)
+            times = zip(parts, (guest, device, other), strict=False)
+            shares = (f"{format_ns(time)} {name} ({100 * time / whole:.1f} %)" for name, time in times)
             lines.append(f"time of the vCPUs: {', '.join(shares)}")
         lines += _table("kind", [(row["kind"], row) for row in data["by_kind"]])
         lines += _table("kind and place", [(f"{row['kind']:9} {row['place']}", row) for row in data["by_place"]])

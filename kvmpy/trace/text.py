@@ -23,7 +23,7 @@ class TextFormat:
     """Writes a line for each event with `write`; with `colour` for a terminal."""
 
     def __init__(self, write: Callable[[str], object], symbols: Symbols | None = None, *, colour: bool = False) -> None:
-        self._write = write
+        self.write = write
         self._names = Names(symbols)
         self._colour = colour
 
@@ -31,13 +31,18 @@ class TextFormat:
         what, vcpu, time, rip, cost = event.what, event.vcpu, event.time, event.rip, event.cost
         seconds, rest = divmod(time, 1_000_000_000)
         who = f"cpu{vcpu}" if vcpu >= 0 else "-"
+        data = event.data
+        if "vm" in data:
+            who = f"vm{data['vm']}/{who}"
+        if "pid" in data:
+            who = f"{data['pid']}/{who}"
         text = describe(event)
         tail = f"  <{format_ns(cost)}>" if cost else ""
         if self._colour:
             text = f"{_COLOURS.get(what, '')}{text}{PLAIN}"
-            self._write(f"{DIM}{seconds:3}.{rest:09}{PLAIN} {who:5} {DIM}{self._names(rip):{RIP_WIDTH}}{PLAIN} {text}{DIM}{tail}{PLAIN}\n")
+            self.write(f"{DIM}{seconds:3}.{rest:09}{PLAIN} {who:5} {DIM}{self._names(rip):{RIP_WIDTH}}{PLAIN} {text}{DIM}{tail}{PLAIN}\n")
         else:
-            self._write(f"{seconds:3}.{rest:09} {who:5} {self._names(rip):{RIP_WIDTH}} {text}{tail}\n")
+            self.write(f"{seconds:3}.{rest:09} {who:5} {self._names(rip):{RIP_WIDTH}} {text}{tail}\n")
 
     def close(self) -> None:
         """The file is the caller's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, Protocol
 
 from kvmpy.trace.event import Event
@@ -13,6 +14,10 @@ MOST_KEPT = 1 << 16
 """Entries of a cache; a trace has no bound."""
 MOST_BYTES = 24
 """Bytes shown of a string instruction's data."""
+MOST_ITEMS = 32
+"""Elements shown of an array in a call's arguments."""
+MOST_TEXT = 96
+"""Characters shown of a text there."""
 
 _WIDTH = {1: "b", 2: "w", 4: "l", 8: "q"}
 _PF = {0: "present", 1: "write", 2: "user", 3: "reserved bit", 4: "fetch", 5: "protection key", 6: "shadow stack", 15: "SGX"}
@@ -81,10 +86,12 @@ def _plain(value: Any) -> str:
     if isinstance(value, int):
         return str(value) if -1024 < value < 1024 else f"{value:#x}"
     if isinstance(value, dict):
-        return "{" + _pairs(value) + "}"
+        more = " ..." if len(value) > MOST_ITEMS else ""
+        return "{" + _pairs(dict(islice(value.items(), MOST_ITEMS))) + more + "}"
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_plain, value)) + "]"
-    return printable(str(value))
+        return "[" + ", ".join(map(_plain, value[:MOST_ITEMS])) + (", ..." if len(value) > MOST_ITEMS else "") + "]"
+    text = str(value)
+    return printable(text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}...")
 
 
 def printable(text: str) -> str:
@@ -214,7 +221,8 @@ def _block(data: dict[str, Any]) -> str:
 def _ioctl(data: dict[str, Any]) -> str:
     arguments, result = data.get("arguments"), data.get("result")
     inner = "" if arguments in (None, {}, [], "") else f", {_plain(arguments)}"
-    return f"ioctl({data['fd']}, {data['name']}{inner}) = {'?' if result is None else _plain(result)}"
+    error = f" {data['error']}" if "error" in data else ""
+    return f"ioctl({data['fd']}, {data['name']}{inner}) = {'?' if result is None else _plain(result)}{error}"
 
 
 _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
