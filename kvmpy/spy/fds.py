@@ -86,13 +86,11 @@ class FdTable:
             self._known[fd] = self._identify(fd)
         return self._known[fd]
 
-    def forget(self, fd: int) -> None:
-        """The descriptor was closed, or is another file now."""
-        self._known.pop(fd, None)
-
-    def forget_range(self, first: int, last: int) -> None:
-        for fd in [fd for fd in self._known if first <= fd <= last]:
-            del self._known[fd]
+    def forget(self, first: int, last: int = -1) -> list[Vcpu]:
+        """A descriptor, or a range of them, was closed or is another file now. Gives the vCPUs that have none left."""
+        gone = [fd for fd in self._known if first <= fd <= max(first, last)]
+        owners = {id(owner): owner for owner in map(self._known.pop, gone) if isinstance(owner, Vcpu)}
+        return [owner for owner in owners.values() if not any(owner is other for other in self._known.values())]
 
     def new_vm(self, fd: int) -> None:
         """KVM_CREATE_VM gave `fd`."""

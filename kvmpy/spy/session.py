@@ -286,7 +286,7 @@ class Spy:
         self._tell_all(process)
         del self._processes[process.pid]
         process.memory.close()
-        if process.pid == self._root:
+        if process.pid == self._root and self._running:
             name = "" if stop.kind == "exited" else signal.Signals(stop.number).name if stop.number in set(signal.Signals) else "signal"
             text = f"exit status {stop.number}" if stop.kind == "exited" else f"killed by {name} ({stop.number})"
             now = time.monotonic_ns()
@@ -335,12 +335,16 @@ class Spy:
             if call.arguments[3] & _MAP_SHARED and not call.arguments[5] and isinstance(fds.find(call.arguments[4] & 0xFFFFFFFF), Vcpu):
                 thread.call = call
         elif number == CLOSE:
-            fds.forget(first)
+            self._forget(thread.process, first)
         elif number in (DUP2, DUP3):
-            fds.forget(call.arguments[1] & 0xFFFFFFFF)
+            self._forget(thread.process, call.arguments[1] & 0xFFFFFFFF)
         elif number == CLOSE_RANGE:
-            fds.forget_range(first, call.arguments[1] & 0xFFFFFFFF)
+            self._forget(thread.process, first, call.arguments[1] & 0xFFFFFFFF)
         thread.began = time.monotonic_ns()
+
+    def _forget(self, process: _Process, first: int, last: int = -1) -> None:
+        for vcpu in process.fds.forget(first, last):
+            self._tell_exit(process, vcpu, 0)
 
     def _enter_run(self, thread: _Thread, vcpu: Vcpu) -> None:
         process = thread.process

@@ -26,7 +26,7 @@ _ARCH_X86_64 = 0xC000003E
 _MAP_SHARED = 1
 
 
-def _filter() -> bytes:
+def seccomp_rules() -> bytes:
     """struct sock_filter[]: stops at WATCHED; of ioctls at those of KVM's type byte, of mappings at shared ones."""
     trace, allow = ("trace",), ("allow",)
     lines: list[tuple[object, ...]] = [
@@ -56,7 +56,7 @@ class Started:
     def __init__(self, command: Sequence[str], mask: set[int]) -> None:
         """Forks and attaches; `mask` is the signal mask that the command shall have. Raises HostError, MissingCapability."""
         self.command = command
-        rules = _filter()
+        rules = seccomp_rules()
         program = _Program(len(rules) // 8, rules)
         libc = ctypes.CDLL(None, use_errno=True)
         go_read, self._go = os.pipe2(os.O_CLOEXEC)
