@@ -302,15 +302,17 @@ memory_map:
         movl    $20, F_ECX(%bp)
         jmp     carry_clear
 
-# INT 1Ah: 00, 01 ticks; 02-05 the RTC in BCD. B1xx (PCI) is not there.
+# INT 1Ah: 00, 01 ticks; 02-05 the RTC in BCD; B1 PCI (pci.S)
         .globl  int1a
 int1a:  ENTER
+        cmpb    $0xB1, %ah
+        je      pci
         cmpb    $5, %ah
         ja      9f
         movzbw  %ah, %si
         shlw    $1, %si
         jmp     *%cs:clock(%si)
-9:      movb    $0x81, F_AH(%bp)        # PCI's "not supported"; others look at CF alone
+9:      movb    $0x86, F_AH(%bp)        # not supported
         orw     $CF, F_FLAGS(%bp)
         LEAVE
 

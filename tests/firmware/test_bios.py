@@ -474,7 +474,7 @@ def test_time(boot):
         movb    $0x04, %ah
         int     $0x1A
         keep 4
-        movw    $0xB101, %ax
+        movb    $0x7F, %ah
         int     $0x1A
         keep 5
         exit 0
@@ -488,6 +488,60 @@ def test_time(boot):
     assert min(abs(seconds - stored), 86400 - abs(seconds - stored)) < 5
     assert kept[4].ch in (0x19, 0x20) and 0x01 <= kept[4].dh <= 0x12
     assert kept[5].carry
+
+
+PCI = """
+        .macro  pci function, n
+        movw    $0xB100 + \\function, %ax
+        int     $0x1A
+        keep \\n
+        .endm
+"""
+
+
+def test_pci_functions_are_found(boot):
+    machine = boot(PCI + """
+        pci     0x01, 0                 # is there PCI
+        movw    $0x7110, %cx
+        movw    $0x8086, %dx
+        xorw    %si, %si
+        pci     0x02, 1                 # the ISA bridge by its IDs
+        incw    %si
+        pci     0x02, 2                 # there is no second one
+        movl    $0x060100, %ecx
+        xorw    %si, %si
+        pci     0x03, 3                 # the ISA bridge by its class
+        movw    $0xFFFF, %dx
+        pci     0x02, 4                 # nobody's ID
+        exit 0
+    """)
+    kept = [Kept(machine.memory, n) for n in range(5)]
+    assert [k.carry for k in kept] == [False, False, True, False, True]
+    assert kept[0].edx == 0x20494350 and (kept[0].ax, kept[0].bx, kept[0].cl) == (0x0001, 0x0210, 0)
+    assert kept[1].bx == kept[3].bx == 1 << 3
+    assert (kept[2].ah, kept[4].ah) == (0x86, 0x83)
+
+
+def test_pci_configuration_space(boot):
+    machine = boot(PCI + """
+        movw    $0x0008, %bx
+        xorw    %di, %di
+        pci     0x0A, 0                 # the IDs of the ISA bridge
+        movw    $0x60, %di
+        movb    $0x05, %cl
+        pci     0x0B, 1                 # PIRQA# to IRQ 5
+        xorl    %ecx, %ecx
+        pci     0x08, 2
+        movw    $3, %di
+        pci     0x09, 3                 # a word cannot stand there
+        movw    $0x00F8, %bx
+        movw    $0, %di
+        pci     0x09, 4                 # nobody is in slot 31
+        exit 0
+    """)
+    kept = [Kept(machine.memory, n) for n in range(5)]
+    assert [k.carry for k in kept] == [False, False, False, True, False]
+    assert (kept[0].ecx, kept[2].cl, kept[3].ah, kept[4].cx) == (0x71108086, 0x05, 0x87, 0xFFFF)
 
 
 READ_KEYS = """

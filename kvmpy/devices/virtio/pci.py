@@ -39,6 +39,7 @@ _FIELDS = {
     STATUS: 1, GENERATION: 1, QUEUE_SELECT: 2, QUEUE_SIZE: 2, QUEUE_VECTOR: 2, QUEUE_ENABLE: 2, QUEUE_NOTIFY_OFF: 2,
     **dict.fromkeys(range(QUEUE_DESC, COMMON_SIZE, 4), 4),
 }
+_FIELD_AT = {at + byte: (at, size) for at, size in _FIELDS.items() for byte in range(size)}
 _ADDRESSES = {QUEUE_DESC: "descriptors", QUEUE_DRIVER: "available", QUEUE_DEVICE: "used"}
 
 NO_VECTOR = 0xFFFF
@@ -130,13 +131,20 @@ class VirtioPci(PciDevice):
         self.set_interrupt(0)
         return isr
 
-    # Common configuration. Fields are accessed whole; a 64-bit field may be accessed as two halves (§4.1.3.1).
+    # Common configuration. A driver accesses fields whole, 64-bit ones perhaps as two halves (§4.1.3.1); reads have no side effect,
+    # so those of other widths see the bytes that stand there: there are drivers that read a 32-bit field in part (iPXE's).
 
     def _read_common(self, offset: int, size: int) -> int:
-        if size == 8 and offset % 8 == 0:
-            return self._read_common(offset, 4) | self._read_common(offset + 4, 4) << 32
-        if _FIELDS.get(offset) != size:
-            return 0
+        if _FIELDS.get(offset) == size:
+            return self._read_field(offset)
+        value, at = 0, offset
+        while at < offset + size and at in _FIELD_AT:
+            start, length = _FIELD_AT[at]
+            value |= self._read_field(start) >> 8 * (at - start) << 8 * (at - offset)
+            at = start + length
+        return value & (1 << 8 * size) - 1
+
+    def _read_field(self, offset: int) -> int:
         device = self.device
         if offset == STATUS:
             return device.status

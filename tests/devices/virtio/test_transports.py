@@ -160,11 +160,17 @@ def test_pci_vectors_that_do_not_exist(make_bench) -> None:
     assert not bench.platform.messages
 
 
-def test_pci_fields_are_accessed_whole(make_bench) -> None:
+def test_pci_fields_are_written_whole_and_read_as_the_driver_likes(make_bench) -> None:
     bench = make_bench(VirtioRng(), "pci")
-    assert bench.bus.common(0x12, 1) == 0 and bench.bus.common(0x12, 4) == 0 and bench.bus.common(0x12, 2) == 1
-    bench.bus.common(0x20, 8, 0x123456789ABCDEF0)
-    assert bench.bus.common(0x20, 8) == 0x123456789ABCDEF0 and bench.bus.common(0x24, 4) == 0x12345678
+    common = bench.bus.common
+    assert common(0x12, 1) == 1 and common(0x13, 1) == 0 and common(0x12, 2) == 1
+    common(0x14, 1, 1)
+    assert common(0x12, 4) == 1 | 1 << 16
+    common(0x20, 8, 0x123456789ABCDEF0)
+    common(0x20, 2, 0)
+    assert common(0x20, 8) == 0x123456789ABCDEF0 and common(0x24, 4) == 0x12345678
+    assert [common(0x20 + at, 2) for at in (0, 2, 4, 6)] == [0xDEF0, 0x9ABC, 0x5678, 0x1234]
+    assert common(0x36, 4) == 0
 
 
 def test_pci_window_in_configuration_space(make_bench) -> None:
