@@ -19,6 +19,9 @@ MODULES = (
 )
 """Wanted with all that they depend on; a kernel that has one built in, or lacks it, goes without."""
 
+NEEDED_BY = {"threads": ("smp", "together")}
+"""Programs and the tests that run them, beside the one of the same name."""
+
 S_DIR, S_REG, S_CHR, S_LNK = 0o040000, 0o100000, 0o020000, 0o120000
 
 
@@ -158,7 +161,7 @@ def compile_programs(sources: Path, where: Path) -> dict[str, bytes]:
     programs = {}
     for source in sorted(sources.glob("*.c")):
         target = where / source.stem
-        command = ["gcc", "-static", "-O2", "-s", "-Wall", "-Wextra", "-o", str(target), str(source)]
+        command = ["gcc", "-static", "-pthread", "-O2", "-s", "-Wall", "-Wextra", "-o", str(target), str(source)]
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             subprocess.run(command, check=True, capture_output=True, timeout=60)
             programs[source.stem] = target.read_bytes()
@@ -171,10 +174,11 @@ def build(cache: Path, bzimage: Path, busybox: Path, init: Path, modules: Path, 
     tests = {path.name: path.read_bytes() for path in sorted((init.parent / "tests").iterdir())}
     with tempfile.TemporaryDirectory() as where:
         programs = compile_programs(init.parent, Path(where))
-    # A test that is named like a program needs it.
+    # A test that is named like a program needs it, and those that say so.
     for source in init.parent.glob("*.c"):
         if source.stem not in programs:
-            tests.pop(source.stem, None)
+            for test in (source.stem, *NEEDED_BY.get(source.stem, ())):
+                tests.pop(test, None)
     kernel = bzimage.read_bytes()
     (cache / f"vmlinuz{suffix}").write_bytes(kernel)
     archive = make_initrd(busybox.read_bytes(), init.read_bytes(), tests, modules_in_order(modules), programs)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import selectors
+import select
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -33,14 +33,18 @@ class UnixStream:
         self.paused = False
         self.closing = False
         self.attached = False
+        self._shut = False
+        self._shut_told = False
+        self._input_ended = False
+        self._hung_up = False
         self._end = end
         self._receive: Callable[[bytes], None] = lambda data: None
         self._sent: Callable[[int], None] = lambda count: None
-        self._ended: Callable[[], None] = lambda: None
+        self._ended: Callable[[bool], None] = lambda whole: None
 
     # The device's side.
 
-    def attach(self, receive: Callable[[bytes], None], sent: Callable[[int], None], ended: Callable[[], None]) -> None:
+    def attach(self, receive: Callable[[bytes], None], sent: Callable[[int], None], ended: Callable[[bool], None]) -> None:
         self._receive, self._sent, self._ended = receive, sent, ended
         self.attached = True
         self._end.start_stream(self)
@@ -53,6 +57,10 @@ class UnixStream:
         self.paused = paused
         self._end.wake()
 
+    def shut(self) -> None:
+        self._shut = True
+        self._end.wake()
+
     def close(self) -> None:
         self.closing = True
         self._end.start_stream(self)
@@ -60,25 +68,42 @@ class UnixStream:
     # The thread's side.
 
     @property
-    def events(self) -> int:
-        """What to wait for."""
-        reading = self.attached and not self.paused and not self.closing
-        return (selectors.EVENT_READ if reading else 0) | (selectors.EVENT_WRITE if self.out else 0)
+    def events(self) -> int | None:
+        """What to wait for; None: for nothing, not even that the other side hangs up (it has, and its input is held back)."""
+        reading = self.attached and not self.paused and not self.closing and not self._input_ended
+        if self._hung_up and not reading and not self.out:
+            return None
+        return (select.POLLIN if reading else 0) | (select.POLLOUT if self.out else 0)
 
     def tell(self, what: Callable[[], None]) -> None:
         """Calls the device, unless it has closed the stream by then."""
         self._end.post(lambda: None if self.closing else what())
 
+    def flush(self) -> None:
+        """Passes on that there is no more output, once all of it has gone."""
+        if self._shut and not self._shut_told and not self.out:
+            self._shut_told = True
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_WR)
+
     def serve(self, events: int) -> bool:
-        """Reads and writes what is ready; false at the end of the stream."""
+        """Reads and writes what is ready; false when nothing goes either way any more."""
         try:
-            if events & selectors.EVENT_WRITE:
+            if events & select.POLLOUT:
                 self._write()
-            if events & selectors.EVENT_READ:
-                data = self.socket.recv(CHUNK)
-                if not data:
+            if events & (select.POLLHUP | select.POLLERR):
+                self._hung_up = True
+                if self._input_ended or self.closing:
                     return False
-                self.tell(lambda: self._receive(data))
+            if events & select.POLLIN:
+                data = self.socket.recv(CHUNK)
+                if data:
+                    self.tell(lambda: self._receive(data))
+                elif self._hung_up:
+                    return False
+                else:
+                    self._input_ended = True
+                    self.tell(lambda: self._ended(False))
         except BlockingIOError:
             pass
         except OSError:
@@ -98,7 +123,7 @@ class UnixStream:
     def finish(self) -> None:
         """The socket is gone; the device hears of it."""
         self.socket.close()
-        self.tell(self._ended)
+        self.tell(lambda: self._ended(True))
 
 
 class UnixVsock:
@@ -155,28 +180,29 @@ class UnixVsock:
                 self._streams[self._new.popleft()] = None
             for stream in [stream for stream in self._streams if stream.closing and not stream.out]:
                 self._drop(stream)
-            with selectors.PollSelector() as selector:
-                selector.register(self._wake_read, selectors.EVENT_READ)
-                selector.register(self._listener, selectors.EVENT_READ)
-                for connection in self._greetings:
-                    selector.register(connection, selectors.EVENT_READ)
-                for stream in self._streams:
-                    if stream.events:
-                        selector.register(stream.socket, stream.events, stream)
-                ready = selector.select()
-            for key, events in ready:
-                if key.fileobj == self._wake_read:
+            for stream in self._streams:
+                stream.flush()
+            poll = select.poll()
+            for fd in (self._wake_read, self._listener.fileno(), *(connection.fileno() for connection in self._greetings)):
+                poll.register(fd, select.POLLIN)
+            by_fd = {stream.socket.fileno(): (stream, stream.events) for stream in self._streams}
+            for fd, (_, events) in by_fd.items():
+                if events is not None:
+                    poll.register(fd, events)
+            greeting = {connection.fileno(): connection for connection in self._greetings}
+            for fd, found in poll.poll():
+                if fd == self._wake_read:
                     with contextlib.suppress(OSError):
                         os.read(self._wake_read, CHUNK)
-                elif key.fileobj is self._listener:
+                elif fd == self._listener.fileno():
                     with contextlib.suppress(OSError):
                         connection, _ = self._listener.accept()
                         connection.setblocking(False)
                         self._greetings[connection] = b""
-                elif key.data is None:
-                    self._greet(key.fileobj)  # type: ignore[arg-type]
-                elif not key.data.serve(events):
-                    self._drop(key.data)
+                elif fd in greeting:
+                    self._greet(greeting[fd])
+                elif not by_fd[fd][0].serve(found):
+                    self._drop(by_fd[fd][0])
 
     def _drop(self, stream: UnixStream) -> None:
         if self._streams.pop(stream, stream) is None:

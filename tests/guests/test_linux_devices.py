@@ -67,7 +67,7 @@ def _answer(path: Path) -> None:
         server.settimeout(SECONDS)
         connection, _ = server.accept()
         with connection:
-            if connection.recv(100) == b"hello host":
+            if connection.makefile("rb").read() == b"hello host":  # to its end: the guest has shut down its half
                 connection.sendall(b"hello guest")
 
 
@@ -85,6 +85,19 @@ def _send_and_compare(path: Path, result: list[bool]) -> None:
         result.append(stream.read(len(content)) == content)
 
 
+def _store_and_compare(path: Path, result: list[bool]) -> None:
+    """The same to port 53, which answers only after the host's half is shut down: that must leave the other half open."""
+    content = os.urandom(700_000)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(SECONDS)
+        client.connect(str(path))
+        client.sendall(b"CONNECT 53\n" + content)
+        client.shutdown(socket.SHUT_WR)
+        stream = client.makefile("rb")
+        assert stream.readline().startswith(b"OK ")
+        result.append(stream.read() == content)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pc", "micro"])
 def test_vsock_both_ways(tmp_path: Path, kind: str) -> None:
@@ -96,9 +109,13 @@ def test_vsock_both_ways(tmp_path: Path, kind: str) -> None:
         machine.load(CACHE / "vmlinuz", initrd=CACHE / "initrd.cpio.gz", append="console=ttyS0 kvmpy.test=vsock")
         assert machine.run(SECONDS, until="kvmpy-guest: listening") == Stopped("until"), machine.serial.text
         threading.Thread(target=_send_and_compare, args=(path, result), daemon=True).start()
+        assert machine.run(SECONDS, until="echoed 1000000 bytes\r\nkvmpy-guest: listening") == Stopped("until"), machine.serial.text
+        storer = threading.Thread(target=_store_and_compare, args=(path, result), daemon=True)
+        storer.start()
         verdict = machine.run(SECONDS)
-        assert isinstance(verdict, PowerOff) and "kvmpy-guest: echoed 1000000 bytes" in machine.serial.text, machine.serial.text
-        assert result == [True] and "ok answer hello guest" in machine.serial.text
+        assert isinstance(verdict, PowerOff) and "kvmpy-guest: echoed 700000 bytes" in machine.serial.text, machine.serial.text
+        storer.join(10)
+        assert result == [True, True] and "ok answer hello guest" in machine.serial.text
 
 
 @pytest.mark.slow

@@ -22,7 +22,8 @@ FIRST_PORT = 1 << 30
 HEADER = struct.Struct("<QQIIIHHIII")
 STREAM = 1
 REQUEST, RESPONSE, RST, SHUTDOWN, RW, CREDIT_UPDATE, CREDIT_REQUEST = 1, 2, 3, 4, 5, 6, 7
-NO_MORE_RECEIVE, NO_MORE_SEND = 1, 2  # flags of SHUTDOWN
+NO_MORE_RECEIVE, NO_MORE_SEND = 1, 2  # flags of SHUTDOWN: what its sender will not do any more
+NOTHING_MORE = NO_MORE_RECEIVE | NO_MORE_SEND
 TRANSPORT_RESET = 0  # event
 
 BUFFER = 1 << 18
@@ -56,7 +57,11 @@ class Connection:
     """What of `taken` the guest has been told."""
     waiting: int = 0
     """Bytes of the guest that the host program has not taken yet."""
-    ended: bool = False
+    guest_shut: int = 0
+    """What the guest does no more, as flags of SHUTDOWN."""
+    host_shut: int = 0
+    """The same of the host program, and what of it the guest was told."""
+    host_shut_told: int = 0
 
     def credit(self) -> int:
         """Bytes that the guest has room for."""
@@ -101,10 +106,14 @@ class VirtioVsock(VirtioDevice):
     def _attach(self, connection: Connection) -> None:
         connection.open = True
         connection.stream.attach(
-            lambda data: self._received(connection, data), lambda count: self._taken(connection, count), lambda: self._ended(connection)
+            lambda data: self._received(connection, data),
+            lambda count: self._taken(connection, count),
+            lambda whole: self._ended(connection, whole),
         )
 
     def _received(self, connection: Connection, data: bytes) -> None:
+        if connection.guest_shut & NO_MORE_RECEIVE:
+            return
         connection.input += data
         if len(connection.input) >= MOST_INPUT:
             connection.stream.pause(True)
@@ -119,8 +128,8 @@ class VirtioVsock(VirtioDevice):
             self._send(connection, CREDIT_UPDATE)
             self._deliver()
 
-    def _ended(self, connection: Connection) -> None:
-        connection.ended = True
+    def _ended(self, connection: Connection, whole: bool) -> None:
+        connection.host_shut |= NOTHING_MORE if whole else NO_MORE_SEND
         self._deliver()
 
     # The guest's side.
@@ -152,14 +161,12 @@ class VirtioVsock(VirtioDevice):
         if operation == RESPONSE and not connection.open:
             self._attach(connection)
             connection.stream.send(b"OK %d\n" % host_port)
-        elif operation == RW and connection.open:
+        elif operation == RW and connection.open and not connection.guest_shut & NO_MORE_SEND:
             self._write(connection, chain.read(length, HEADER.size))
         elif operation == CREDIT_REQUEST and connection.open:
             self._send(connection, CREDIT_UPDATE)
         elif operation == SHUTDOWN and connection.open:
-            if flags & (NO_MORE_RECEIVE | NO_MORE_SEND) == NO_MORE_RECEIVE | NO_MORE_SEND:
-                self._drop(connection)
-                self._reset_peer(key)
+            self._shut(connection, flags & NOTHING_MORE)
         elif operation == RST:
             self._drop(connection)
         elif operation != CREDIT_UPDATE:
@@ -188,6 +195,19 @@ class VirtioVsock(VirtioDevice):
         elif data:
             connection.waiting += len(data)
             connection.stream.send(data)
+
+    def _shut(self, connection: Connection, flags: int) -> None:
+        """The guest closes its half, or what is left of the connection."""
+        before, connection.guest_shut = connection.guest_shut, connection.guest_shut | flags
+        if connection.guest_shut == NOTHING_MORE:
+            self._drop(connection)
+            self._reset_peer(connection.key)
+            return
+        if connection.guest_shut & ~before & NO_MORE_SEND:
+            connection.stream.shut()
+        if connection.guest_shut & NO_MORE_RECEIVE:
+            connection.input.clear()
+            connection.stream.pause(False)
 
     def _drop(self, connection: Connection) -> None:
         if self.connections.pop(connection.key, None) is not None:
@@ -246,9 +266,10 @@ class VirtioVsock(VirtioDevice):
             connection.to_guest = (connection.to_guest + count) & 0xFFFFFFFF
             if len(connection.input) < MOST_INPUT:
                 connection.stream.pause(False)
-        if connection.ended and not connection.input and (chain := queue.pop()) is not None:
-            queue.push(chain, chain.write(self._header(connection.key, SHUTDOWN, flags=NO_MORE_RECEIVE | NO_MORE_SEND)))
-            connection.ended = False  # told; the guest answers with RST
+        if connection.host_shut != connection.host_shut_told and not connection.input and (chain := queue.pop()) is not None:
+            # When it is told that there is nothing more, it answers with RST.
+            queue.push(chain, chain.write(self._header(connection.key, SHUTDOWN, flags=connection.host_shut, taken=connection.taken)))
+            connection.told, connection.host_shut_told = connection.taken, connection.host_shut
 
     # Reset and state.
 

@@ -21,7 +21,7 @@ SECONDS = 5
 class Stream:
     def __init__(self):
         self.sent = b""
-        self.closed = self.paused = self.attached = False
+        self.closed = self.paused = self.attached = self.output_ended = False
 
     def attach(self, receive, sent, ended):
         self.receive, self.taken, self.ended, self.attached = receive, sent, ended, True
@@ -31,6 +31,9 @@ class Stream:
 
     def pause(self, paused):
         self.paused = paused
+
+    def shut(self):
+        self.output_ended = True
 
     def close(self):
         self.closed = True
@@ -128,11 +131,58 @@ def test_a_host_program_connects(bench, guest) -> None:
     guest.send(CREDIT_REQUEST, 52, host_port)
     assert guest.get()[0] == CREDIT_UPDATE and guest.taken == 0
     stream.receive(b"last words")
-    stream.ended()
+    stream.ended(True)
     assert guest.get()[3] == b"last words"
     assert guest.get()[0] == SHUTDOWN and guest.flags == 3
     guest.send(RST, 52, host_port)
     assert stream.closed and not bench.device.connections and guest.get() is None
+
+
+def connected(bench, guest):
+    stream = Stream()
+    bench.device.end.accept(stream, 52)
+    host_port = guest.get()[1]
+    guest.send(RESPONSE, 52, host_port)
+    return stream, host_port
+
+
+def test_the_host_program_ends_its_half(bench, guest) -> None:
+    stream, host_port = connected(bench, guest)
+    stream.receive(b"question")
+    stream.ended(False)
+    assert guest.get()[3] == b"question" and guest.get()[0] == SHUTDOWN and guest.flags == 2
+    guest.send(RW, 52, host_port, b"answer")
+    assert stream.sent.endswith(b"answer") and not stream.closed and guest.get() is None
+    stream.ended(True)
+    assert guest.get()[0] == SHUTDOWN and guest.flags == 3
+    guest.send(RST, 52, host_port)
+    assert stream.closed and not bench.device.connections
+
+
+def test_the_guest_ends_its_half(bench, guest) -> None:
+    stream, host_port = connected(bench, guest)
+    guest.send(SHUTDOWN, 52, host_port, flags=2)
+    assert stream.output_ended and not stream.closed and guest.get() is None
+    stream.receive(b"answer")
+    assert guest.get()[3] == b"answer"
+    guest.send(SHUTDOWN, 52, host_port, flags=1)
+    assert stream.closed and guest.get()[0] == RST and not bench.device.connections
+
+
+def test_a_guest_that_sends_after_its_end_is_reset(bench, guest) -> None:
+    stream, host_port = connected(bench, guest)
+    guest.send(SHUTDOWN, 52, host_port, flags=2)
+    guest.send(RW, 52, host_port, b"more")
+    assert stream.closed and not stream.sent.endswith(b"more") and guest.get()[0] == RST
+
+
+def test_a_guest_that_does_not_read_any_more_gets_nothing(bench, guest) -> None:
+    stream, host_port = connected(bench, guest)
+    guest.send(SHUTDOWN, 52, host_port, flags=1)
+    stream.receive(b"unread")
+    assert guest.get() is None and not stream.closed
+    guest.send(RW, 52, host_port, b"heard")
+    assert stream.sent.endswith(b"heard")
 
 
 def test_the_guest_refuses(bench, guest) -> None:
