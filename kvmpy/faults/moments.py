@@ -30,7 +30,7 @@ class Moments:
             if time is not None:
                 raise ConfigError("faults: at= or instructions=, not both")
             if getattr(machine.clock, "name", "") != "virtual":
-                raise ConfigError("faults: instructions are counted with clock='virtual'; else machine.run_until(instructions=n) goes there")
+                raise ConfigError("faults: instructions are counted with clock='virtual'; else use run_until(instructions=n)")
             wanted = instructions
             machine.call(lambda: self._look(wanted, guarded))
         elif time is not None:
