@@ -147,6 +147,7 @@ bool translator_create(Vm *vm, uint32_t threshold)
     }
     t->writable = w;
     t->executable = x;
+    emitters_prepare();
     emit_thunks(t);
     vm->translator = t;
     return true;

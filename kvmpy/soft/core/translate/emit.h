@@ -82,7 +82,9 @@ void emit_exit(Emit *e, uint64_t target, int condition);
 /* To the RIP in rcx, which is kept; the code found is in rax. What is not found is left to the interpreter. */
 void emit_lookup(Emit *e);
 
-extern const emit_fn emitter[INSN_COUNT];
+/* By INSN_*; NULL: the handler does it. Complete once emitters_prepare has been called. */
+extern emit_fn emitter[INSN_COUNT];
+bool vector_instruction(unsigned id);
 #define EMITTER(name) bool name(Emit *e)
 EMITTER(translate_copy);
 EMITTER(translate_copy_rax);
@@ -112,5 +114,6 @@ EMITTER(translate_jmp_ev);
 EMITTER(translate_call);
 EMITTER(translate_call_ev);
 EMITTER(translate_ret);
+EMITTER(translate_vector);
 
 #endif

@@ -1,4 +1,6 @@
 /* Which emitter writes which instruction; what is not named is done by its handler. */
+#include <pthread.h>
+
 #include "emit.h"
 
 #define BOTH(name, fn) [INSN_##name##_EbGb] = fn, [INSN_##name##_EvGv] = fn
@@ -13,7 +15,7 @@
 #define CONDITION(cc) \
     [INSN_cmov##cc] = translate_copy, [INSN_set##cc] = translate_copy, [INSN_j##cc##_Jb] = translate_jcc, [INSN_j##cc##_Jz] = translate_jcc
 
-const emit_fn emitter[INSN_COUNT] = {
+emit_fn emitter[INSN_COUNT] = {
     ALU(add, translate_copy, translate_copy_rax), ALU(or, translate_copy, translate_copy_rax), ALU(adc, translate_copy, translate_copy_rax),
     ALU(sbb, translate_copy, translate_copy_rax), ALU(and, translate_copy, translate_copy_rax), ALU(sub, translate_copy, translate_copy_rax),
     ALU(xor, translate_copy, translate_copy_rax), ALU(cmp, translate_compare, translate_compare_rax),
@@ -44,3 +46,16 @@ const emit_fn emitter[INSN_COUNT] = {
     [INSN_prefetchnta] = translate_nothing, [INSN_prefetcht0] = translate_nothing, [INSN_prefetcht1] = translate_nothing,
     [INSN_prefetcht2] = translate_nothing, [INSN_prefetchw] = translate_nothing,
 };
+
+static void prepare(void)
+{
+    for (unsigned id = 0; id < INSN_COUNT; id++)
+        if (!emitter[id] && vector_instruction(id))
+            emitter[id] = translate_vector;
+}
+
+void emitters_prepare(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, prepare);
+}

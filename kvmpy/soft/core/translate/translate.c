@@ -283,7 +283,7 @@ static void emit_handler(Emit *e)
     e->flags = FLAGS_MEMORY | FLAGS_HOST;
 }
 
-static bool is_vector(const Insn *i) { return false && i; }
+static bool is_vector(const Insn *i) { return emitter[i->id] == translate_vector; }
 
 /* Takes the budget and looks for attention; on refusal RIP is set and the run loop takes over. */
 static void emit_entry(Emit *e)

@@ -36,6 +36,7 @@ struct Translator {
 #define CODE_CACHE (32u << 20)
 #define EXIT_COUNT (1u << 18)
 
+void emitters_prepare(void);
 /* Makes the code cache; false where the host forbids executable memory. */
 bool translator_create(Vm *vm, uint32_t threshold);
 void translator_destroy(Vm *vm);
