@@ -45,7 +45,7 @@ class Event(NamedTuple):
     rip: int | None = None
     """Linear address of the instruction, where it is known."""
     host: int = 0
-    """The host's monotonic clock, ns; 0 where nobody asked for it."""
+    """The host's monotonic clock when it happened, before it was answered, ns; 0 where nobody asked for it."""
     guest: int = 0
     """ns that the vCPU spent in the guest since its exit before, where it was measured."""
     cost: int = 0

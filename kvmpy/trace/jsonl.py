@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from kvmpy.errors import TraceError
-from kvmpy.trace.event import Event
+from kvmpy.trace.event import KINDS, Event
 from kvmpy.trace.words import Names, Symbols
 
 VERSION = 1
@@ -26,10 +26,12 @@ MOST_LINE = 1 << 20
 """Bytes; no event is so long."""
 MOST_VCPUS = 4096
 
+_U64 = (1 << 64) - 1
+_INT = {int}
 _ALWAYS = ("what", "vcpu", "time", "data")
 _OPTIONAL = [(name, Event._field_defaults[name]) for name in Event._fields if name not in _ALWAYS]
 _INTEGERS = [
-    (name, -1 if name == "vcpu" else 0, MOST_VCPUS - 1 if name == "vcpu" else (1 << 64) - 1, Event._field_defaults.get(name, 0) is None)
+    (name, -1 if name == "vcpu" else 0, MOST_VCPUS - 1 if name == "vcpu" else _U64, Event._field_defaults.get(name, 0) is None)
     for name in Event._fields
     if name not in ("what", "data")
 ]
@@ -50,14 +52,16 @@ class JsonlFormat:
         write(f"{self._encode({'kvmpy_trace': VERSION, **(about or {})})}\n".encode())
 
     def __call__(self, event: Event) -> None:
-        line: dict[str, Any] = {"what": event.what, "vcpu": event.vcpu, "time": event.time, "data": event.data}
+        encode, what, rip = self._encode, event.what, event.rip
+        shown = f'"{what}"' if what in KINDS else encode(what)
+        parts = [f'{{"what":{shown},"vcpu":{event.vcpu},"time":{event.time},"data":{encode(event.data)}']
         for name, default in _OPTIONAL:
             value = getattr(event, name)
             if value != default:
-                line[name] = value
-        if self._names is not None and event.rip is not None:
-            line["symbol"] = self._names(event.rip)
-        self._write(f"{self._encode(line)}\n".encode())
+                parts.append(f'"{name}":{value}')
+        if self._names is not None and rip is not None:
+            parts.append(f'"symbol":{encode(self._names(rip))}')
+        self._write((",".join(parts) + "}\n").encode())
 
     def close(self) -> None:
         """The file is the caller's."""
@@ -85,14 +89,13 @@ class JsonlFile:
 
     def __iter__(self) -> Iterator[Event]:
         """The events in order. A last line that is cut off is left out; any other that is none raises TraceError."""
-        decode, names, optional = json.loads, self.names, [name for name, _ in _OPTIONAL]
+        decode, names = json.loads, self.names
         number = 1
         while line := self._file.readline(MOST_LINE):
             number += 1
             try:
                 found = decode(line)
-                event = Event(*(found[name] for name in _ALWAYS), **{name: found[name] for name in optional if name in found})
-                _check(event)
+                event = _event(found)
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 if not line.endswith(b"\n") and not self._file.readline(1):
                     return  # whoever wrote it was ended in the middle
@@ -101,6 +104,21 @@ class JsonlFile:
             if isinstance(symbol, str) and event.rip is not None:
                 names[event.rip] = symbol
             yield event
+
+
+def _event(found: Any) -> Event:
+    """Of a line that was read; KeyError, TypeError where it is none."""
+    if type(found) is not dict:
+        raise TypeError("not an object")
+    get = found.get
+    event = Event(found["what"], found["vcpu"], found["time"], found["data"], *[get(name, default) for name, default in _OPTIONAL])
+    numbers = [event.vcpu, event.time, event.host, event.guest, event.cost]
+    numbers += [value for value in (event.rip, event.cpl) if value is not None]
+    # What is usual is seen at a glance; all else is looked at one by one.
+    usual = type(event.what) is str and type(event.data) is dict and set(map(type, numbers)) == _INT
+    if not usual or min(numbers) < 0 or max(numbers) > _U64 or event.vcpu >= MOST_VCPUS:
+        _check(event)
+    return event
 
 
 def _check(event: Event) -> None:

@@ -104,8 +104,8 @@ class PerfettoFormat:
         return field
 
     def __call__(self, event: Event) -> None:
-        now = max(event.host or event.time, 0)
-        window = now // WINDOW
+        begin = max(event.host or event.time - event.cost, 0)
+        window = begin // WINDOW
         if window != self._window:
             self._show_counts(window)
         self._counts[event.what] = self._counts.get(event.what, 0) + 1
@@ -116,7 +116,7 @@ class PerfettoFormat:
         if event.rip is not None:
             note += chunk(4, number(1, _RIP_OF) + _text(6, self._names(event.rip)))
         if event.vcpu < 0:
-            self._event(now, self._device_track(str(event.data.get("device") or event.what)), INSTANT, self._name(name) + note)
+            self._event(begin, self._device_track(str(event.data.get("device") or event.what)), INSTANT, self._name(name) + note)
             return
         track = VCPUS + event.vcpu
         end = self._ends.get(event.vcpu)
@@ -125,19 +125,18 @@ class PerfettoFormat:
             self._packet(_SEQUENCE + chunk(60, number(1, track) + number(5, ROOT) + chunk(4, thread)))
             end = 0
         if not event.cost and not event.guest:
-            self._event(max(now, end), track, INSTANT, self._name(name) + note)
-            self._ends[event.vcpu] = max(now, end)
+            self._event(max(begin, end), track, INSTANT, self._name(name) + note)
+            self._ends[event.vcpu] = max(begin, end)
             return
         # Slices of a track do not overlap: what began before the last one's end begins there.
-        now = max(now, end)
-        middle = max(now - event.cost, end)
-        begin = max(middle - event.guest, end)
-        if middle > begin:
-            self._event(begin, track, SLICE_BEGIN, self._name("guest"))
-            self._event(middle, track, SLICE_END)
-        self._event(middle, track, SLICE_BEGIN, self._name(name) + note)
-        self._event(now, track, SLICE_END)
-        self._ends[event.vcpu] = now
+        guest, after = max(begin - event.guest, end), max(begin + event.cost, end)
+        begin = max(begin, end)
+        if begin > guest:
+            self._event(guest, track, SLICE_BEGIN, self._name("guest"))
+            self._event(begin, track, SLICE_END)
+        self._event(begin, track, SLICE_BEGIN, self._name(name) + note)
+        self._event(after, track, SLICE_END)
+        self._ends[event.vcpu] = after
 
     def _device_track(self, name: str) -> int:
         track = self._devices.get(name)

@@ -68,16 +68,17 @@ class Summary:
         row.guest += guest
         if cost:
             row.cost.add(cost)
-        now = event.host or event.time
-        if self._first is None or now < self._first:
-            self._first = now
-        if now > self._last:
-            self._last = now
+        begin = event.host or event.time - cost
+        end = begin + cost
+        if self._first is None or begin < self._first:
+            self._first = begin
+        if end > self._last:
+            self._last = end
         if vcpu >= 0:
             span = self.spans.get(vcpu)
             if span is None:
-                span = self.spans[vcpu] = Span(now - guest - cost)
-            span.last = now
+                span = self.spans[vcpu] = Span(begin - guest)
+            span.last = end
             span.guest += guest
             if event.what != "ioctl":  # a traced process makes its calls while it answers an exit
                 span.cost += cost

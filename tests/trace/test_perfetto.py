@@ -72,8 +72,8 @@ def io_event(host: int, guest: int, cost: int, vcpu: int = 0) -> Event:
 
 
 def test_slices_of_guest_and_exits() -> None:
-    first = [io_event(10_000, 4000, 1000), io_event(20_000, 9000, 1000), io_event(20_500, 9000, 1000)]
-    reader = Reader(packets([*first, io_event(21_000, 0, 100, 3)]))
+    first = [io_event(9000, 4000, 1000), io_event(19_000, 9000, 1000), io_event(19_500, 9000, 1000)]
+    reader = Reader(packets([*first, io_event(20_900, 0, 100, 3)]))
     assert [part[:3] for part in reader.slices["vCPU 0"]] == [
         ("guest", 5000, 9000), ("out 0x3f8 (com1)", 9000, 10_000), ("guest", 10_000, 19_000), ("out 0x3f8 (com1)", 19_000, 20_000),
         ("out 0x3f8 (com1)", 20_000, 20_500),

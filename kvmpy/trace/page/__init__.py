@@ -43,14 +43,14 @@ class Report:
         summary, timeline, cost, vcpu = self.summary, self.timeline, event.cost, event.vcpu
         summary(event)
         number = summary.events
-        now = event.host or event.time
-        step = timeline.step_of(now)
+        begin = event.host or event.time - cost
+        step = timeline.step_of(begin)
         timeline.add(f"n {event.what}", step, 1)
         if cost:
             timeline.add(f"t {event.what}", step, cost)
         if vcpu >= 0 and (cost or event.guest):
-            timeline.spread(f"d {vcpu}", now - cost, now)
-            timeline.spread(f"g {vcpu}", now - cost - event.guest, now - cost)
+            timeline.spread(f"d {vcpu}", begin, begin + cost)
+            timeline.spread(f"g {vcpu}", begin - event.guest, begin)
         if cost and (len(self._slowest) < SLOWEST or cost > self._slowest[0][0]):
             (heapq.heappush if len(self._slowest) < SLOWEST else heapq.heapreplace)(self._slowest, (cost, -number, event))
         if len(self._first) < FIRST_AND_LAST:
