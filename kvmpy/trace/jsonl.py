@@ -111,7 +111,7 @@ def _event(found: Any) -> Event:
     if type(found) is not dict:
         raise TypeError("not an object")
     get = found.get
-    event = Event(found["what"], found["vcpu"], found["time"], found["data"], *[get(name, default) for name, default in _OPTIONAL])
+    event = Event._make([*(found[name] for name in _ALWAYS), *(get(name, default) for name, default in _OPTIONAL)])
     numbers = [event.vcpu, event.time, event.host, event.guest, event.cost]
     numbers += [value for value in (event.rip, event.cpl) if value is not None]
     # What is usual is seen at a glance; all else is looked at one by one.
