@@ -6,6 +6,7 @@ may wait for the host's disk (a flush; a read or write while those before it wer
 
 from __future__ import annotations
 
+import resource
 import struct
 import time
 from collections import deque
@@ -54,10 +55,16 @@ class Unsupported(Exception):
     """A request that the device does not know, or whose flags it refuses."""
 
 
-SLOW_NS = 1_000_000
-"""A request that takes longer, by this and a nanosecond for each byte, waits for something."""
-CAUTION = 64
+SLOW_NS = 500_000
+"""A request is slow that took longer, by this and half a nanosecond for each byte, and in which the thread gave up the processor of
+itself: one that was merely crowded out by others did not wait for a disk."""
+CAUTION = 32
 """Requests that threads do after a slow one."""
+
+
+def _waits() -> int:
+    """Times that this thread has waited for anything (getrusage(2), ru_nvcsw)."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
 class Request:
@@ -197,7 +204,7 @@ class VirtioBlk(VirtioDevice):
 
     def _do(self, request: Request) -> None:
         """Does what the request asks of the image. In any thread: touches the request, its buffers and the image alone."""
-        start = time.perf_counter_ns()
+        start, waits = time.perf_counter_ns(), _waits()
         try:
             self._ask_image(request)
         except Unsupported:
@@ -206,7 +213,7 @@ class VirtioBlk(VirtioDevice):
             request.status = S_IOERR
             request.error = error
         size = request.chain.read_size + request.chain.write_size
-        request.slow = time.perf_counter_ns() - start > SLOW_NS + size
+        request.slow = time.perf_counter_ns() - start > SLOW_NS + size // 2 and _waits() != waits
 
     def _end(self, request: Request) -> int:
         """Writes the status, counts and reports; gives the bytes written to the guest."""

@@ -26,6 +26,7 @@ class GatedImage(FakeImage):
 
     def __init__(self):
         super().__init__()
+        self.delay = 0
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Semaphore(0)
@@ -33,6 +34,8 @@ class GatedImage(FakeImage):
     def _called(self, what, *arguments):
         self.entered.release()
         assert self.gate.wait(10)
+        if self.delay:
+            time.sleep(self.delay)
         super()._called(what, *arguments)
 
 
@@ -130,10 +133,14 @@ def test_requests_behind_a_waiting_one(bench, image, posts) -> None:
 
 
 def test_after_a_slow_request_threads_take_over_for_a_while(bench, image, posts, monkeypatch) -> None:
-    monkeypatch.setattr(blk, "SLOW_NS", -10000)
-    bench.rings[0].request([header(0)], [512, 1])
-    monkeypatch.setattr(blk, "SLOW_NS", 1 << 40)
     ring = bench.rings[0]
+    monkeypatch.setattr(blk, "SLOW_NS", -10000)
+    ring.request([header(0)], [512, 1])
+    assert not bench.device.requests["threaded"]  # it did not wait: at most others had the processor
+    image.delay = 0.001
+    ring.request([header(0)], [512, 1])
+    image.delay = 0
+    monkeypatch.setattr(blk, "SLOW_NS", 1 << 40)
     for number in range(blk.CAUTION):
         ring.add([header(0)], [512, 1])
         ring.notify()
