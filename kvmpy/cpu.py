@@ -29,7 +29,7 @@ SAVED_MSRS = [
 
 
 class Registers:
-    """General, control and segment registers of a stopped vCPU, read and written by name: `registers.rip = 0x7c00`.
+    """General, control and segment registers of a stopped vCPU, read and written by name: `registers.rip = 0x7c00`; as text a dump.
 
     Segments and descriptor tables are dictionaries when read: `registers.cs["base"]`.
     """
@@ -69,6 +69,16 @@ class Registers:
             self._vcpu.set_sregs(sregs)
         else:
             raise AttributeError(f"a vCPU has no register {name!r}")
+
+    def __str__(self) -> str:
+        from kvmpy.regs import dump
+
+        return dump(self._vcpu.get_regs(), self._vcpu.get_sregs())
+
+    __repr__ = __str__
+
+    def __dir__(self) -> list[str]:
+        return [*GENERAL, *CONTROL, *SEGMENTS, *TABLES, "as_dict"]
 
     def as_dict(self) -> dict[str, Any]:
         """All of them as plain data, read at one moment."""

@@ -37,6 +37,14 @@ class MemoryAccessError(KvmpyError):
         super().__init__(f"guest physical {address:#x}..{address + max(size, 1) - 1:#x} is not RAM")
 
 
+class NotMappedError(MemoryAccessError):
+    """An access by linear address met one that is not mapped, or has no RAM behind it."""
+
+    def __init__(self, address: int, size: int) -> None:
+        super().__init__(address, size)
+        self.args = (f"linear {address:#x}..{address + max(size, 1) - 1:#x} is not mapped to RAM",)
+
+
 class ImageError(KvmpyError):
     """A guest image (kernel, initrd, disk, ROM) cannot be used: names the file and what is wrong with it (exit status 65)."""
 

@@ -112,6 +112,7 @@ class Machine:
         from kvmpy.disks import Disks
 
         self.memory = GuestMemory(memory)
+        self.memory.spaces = lambda cpu: importlib.import_module("kvmpy.debug.spaces").space_of(self, cpu)
         self._closers.append(self.memory.close)
         self.backend = self._open_backend(backend, clock)
         self.vm: Vm = self.backend.create_vm()
@@ -435,15 +436,18 @@ class Machine:
 
     # Debugging. The parts are of a higher layer and are loaded when they are asked for.
 
-    def debug(self, where: str = ":1234", *, wait: bool = True, arch: str = "auto") -> Any:
+    def debug(self, where: str = ":1234", *, wait: bool = True, arch: str = "auto", python: bool = False) -> Any:
         """Opens a GDB stub at ":PORT", "HOST:PORT" or "unix:PATH" (without a host: 127.0.0.1) and gives its GdbServer.
 
         `run` then waits for a debugger, and obeys it until it detaches or the guest ends; without `wait` the guest runs until one comes.
         `arch` is the description that GDB is given: "x86-64", "i386", "i8086", or "auto" for what fits the image.
+        `python` lets `monitor py` evaluate Python in this process: whoever reaches the port then commands the host's user too.
         """
         if self.debugger is not None:
             raise ConfigError("the machine has a debugger's stub already")
-        server = importlib.import_module("kvmpy.debug.gdb.server").GdbServer(self, where, wait=wait, arch=arch)
+        server = importlib.import_module("kvmpy.debug.gdb.server").GdbServer(
+            self, where, wait=wait, arch=arch, python=python
+        )
         self.debugger = server
         self._closers.append(server.close)
         return server
@@ -480,6 +484,22 @@ class Machine:
         """The call stack of a vCPU (kvmpy.debug.unwind.backtrace.Backtrace: a list of Frame whose text has a line for each).
         Nothing that the guest's stack holds makes it raise."""
         return importlib.import_module("kvmpy.debug.unwind.backtrace").backtrace(self, cpu, limit)
+
+    def page_table(self, cpu: int = 0) -> Any:
+        """What the page tables of a vCPU map: a list of Mapping (kvmpy.debug.pagetable), neighbours with the same flags joined, whose
+        text is a table. Empty while paging is off."""
+        return importlib.import_module("kvmpy.debug.pagetable").page_table(self.memory, self.cpu[cpu].vcpu.get_sregs())
+
+    def page_walk(self, address: int, cpu: int = 0) -> Any:
+        """How the page tables of a vCPU lead from a linear address to memory (kvmpy.debug.pagewalk.Walk); as text a line for each table."""
+        sregs = self.cpu[cpu].vcpu.get_sregs()
+        control = {name: int(getattr(sregs, name)) for name in ("cr0", "cr3", "cr4", "efer")}
+        return importlib.import_module("kvmpy.debug.pagewalk").walk(self.memory, address, **control)
+
+    def disassemble(self, address: int | None = None, count: int = 10, before: int = 0, cpu: int = 0) -> Any:
+        """Instructions (kvmpy.debug.code.Listing) at a linear address, by default where the vCPU stands, in its present mode, and
+        `before` of the function's instructions before it where that is known; as text a line each."""
+        return importlib.import_module("kvmpy.debug.code").listing(self, address, count, before, cpu)
 
     @property
     def linux(self) -> Any:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import mmap
 import os
 from bisect import bisect_right
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 from kvmpy.backend import Vm
-from kvmpy.errors import ConfigError, HostError, MemoryAccessError
+from kvmpy.errors import ConfigError, HostError, MemoryAccessError, NotMappedError
 from kvmpy.iovector import HostMap
 from kvmpy.native import CData, ffi
 from kvmpy.record import Record
@@ -79,6 +79,14 @@ class Region(Record, eq=False):
         return self.backing.address + self.offset
 
 
+class LinearSpace(Protocol):
+    """Memory by linear address. `read` gives less where an address is not mapped, `write` all or nothing."""
+
+    def read(self, address: int, size: int) -> bytes: ...
+    def write(self, address: int, data: bytes) -> bool: ...
+    def search(self, pattern: bytes, start: int, end: int) -> Iterator[int]: ...
+
+
 class GuestMemory:
     """RAM and ROM of a machine, by guest physical address (GPA)."""
 
@@ -99,6 +107,8 @@ class GuestMemory:
         self._starts: list[int] = []
         self._extra: list[Backing] = []
         self._map: HostMap | None = None
+        self.spaces: Callable[[int], LinearSpace] | None = None
+        """Memory by linear address, as the vCPU of that index sees it; the machine sets it."""
         self.ram = Backing("kvmpy-ram", self.size)
         low = min(self.size, hole[0])
         self._insert(0, low, self.ram, 0, False, "RAM")
@@ -340,6 +350,30 @@ class GuestMemory:
             if zero:
                 break
         return bytes(out)
+
+    # By linear address.
+
+    def _space(self, cpu: int) -> LinearSpace:
+        if self.spaces is None:
+            raise ConfigError("this memory belongs to no machine: there are no page tables")
+        return self.spaces(cpu)
+
+    def virtual(self, address: int, size: int, cpu: int = 0) -> bytes:
+        """`size` bytes at a linear address under the page tables of a vCPU. NotMappedError where a part is not mapped to memory."""
+        data = self._space(cpu).read(address, size)
+        if len(data) < size:
+            raise NotMappedError(address + len(data), size - len(data))
+        return data
+
+    def write_virtual(self, address: int, data: Any, cpu: int = 0) -> None:
+        """Writes a bytes-like object at a linear address, all of it or, with NotMappedError, nothing. The tables' rights do not count."""
+        source = bytes(data)
+        if not self._space(cpu).write(address, source):
+            raise NotMappedError(address, len(source))
+
+    def search_virtual(self, pattern: bytes, start: int = 0, end: int = 1 << 64, cpu: int = 0) -> Iterator[int]:
+        """Linear addresses in [start, end) where `pattern` stands wholly in what is mapped to memory, in order."""
+        return self._space(cpu).search(pattern, start, end)
 
     def search(self, pattern: bytes, start: int = 0, end: int | None = None, *, step: int = 1) -> Iterator[int]:
         """Addresses in [start, end) where `pattern` stands wholly, at multiples of `step`, in order."""

@@ -47,7 +47,8 @@ def build_parser(command: str = "") -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"kvmpy {sys.modules['kvmpy'].__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     add = {
-        "run": _add_run, "trace": _add_trace, "report": _add_report, "spy": _add_spy, "info": _add_info, "image": _add_image,
+        "run": _add_run, "trace": _add_trace, "report": _add_report, "spy": _add_spy, "repl": _add_repl,
+        "info": _add_info, "image": _add_image,
     }  # fmt: skip
     for one in [add[command]] if command in add else add.values():
         one(commands)
@@ -84,6 +85,15 @@ def _add_spy(commands: Any) -> None:
     from kvmpy.cli.spy_parser import add_parser
 
     add_parser(commands)
+
+
+def _add_repl(commands: Any) -> None:
+    repl = commands.add_parser(
+        "repl", help="boot an image by hand, at a Python prompt", formatter_class=RawFormatter,
+        description="Loads IMAGE and gives a Python prompt on the paused machine: step, run, look, change.",
+    )
+    repl.add_argument("--plain", action="store_true", help="Python's own prompt, also where IPython is installed")
+    add_run_options(repl)
 
 
 def _add_run(commands: Any) -> None:
@@ -131,7 +141,9 @@ def add_run_options(run: argparse.ArgumentParser) -> None:
     add("--gdb-wait", dest="gdb_wait", action="store_true", default=True, help="the guest waits for GDB (the default)")
     add("--gdb-nowait", dest="gdb_wait", action="store_false", help="the guest runs until GDB connects")
     add("--gdb-arch", default="auto", metavar="A", help="registers shown to GDB: auto, x86-64, i386 or i8086 (default auto)")
-    add("--symbols", action="append", default=[], metavar="FILE[@OFFSET]", help="more symbols: ELF file or System.map (repeatable)")
+    add("--gdb-python", action="store_true", help="monitor py evaluates Python in this process: trust whoever reaches the port")
+    add("--symbols", action="append", default=[], metavar="FILE[@OFFSET]",
+        help="more symbols: ELF file, System.map, vmlinux (whose KASLR offset is found) (repeatable)")
     add("--save-symbols", metavar="FILE", help="write all symbols known to an ELF file, for a debugger's symbol-file")
     add = run.add_argument_group("output").add_argument
     add("--json", action="store_true", help="one JSON object on standard output at the end, with the serial output in it")
@@ -184,6 +196,10 @@ def _command(name: str) -> Callable[[argparse.Namespace], int]:
         from kvmpy.cli.spy import spy
 
         return spy
+    if name == "repl":
+        from kvmpy.cli.repl import repl
+
+        return repl
     if name == "image":
         from kvmpy.cli.image import image
 

@@ -45,32 +45,17 @@ def run(arguments: Namespace, watch: Watch | None = None) -> int:
         raise ConfigError("an IMAGE or a --disk is wanted (see kvmpy run --help)")
     log = (lambda text: None) if arguments.quiet else say
     timeout = _seconds(arguments.timeout)
-    cpus = _count(arguments.cpus)
     if arguments.until == "":
         raise ConfigError("--until: an empty text")
-    name = _backend(arguments, log)
     ends = _ends(arguments)
     failures: list[HostError] = []
     began = time.monotonic()
     verdict: Verdict
     try:
-        with Machine(
-            arguments.memory, cpus, arguments.cpu, machine=arguments.machine, backend=name, clock=arguments.clock,
-            serial=ends, console=arguments.debugcon,
-            devices=_devices(arguments.device), disks=arguments.disk, net=arguments.net,
-            assist=not arguments.no_assist,
-            on_reset="stop" if arguments.no_reboot else "reboot",
-        ) as machine:
-            modules = [(file, text) for file, _, text in (module.partition(",") for module in arguments.module)]
-            machine.load(arguments.image, arguments.boot, arguments.initrd, arguments.append, modules)
-            log(f"{machine.boot_state.protocol}: {machine.boot_state.summary or 'loaded'}")
+        with make_machine(arguments, ends, log) as machine:
             _watch_ends(machine, ends, failures)
-            for text in arguments.symbols:
-                machine.symbols.add(*symbol_file(text))
-            if arguments.save_symbols is not None:
-                machine.symbols.save(arguments.save_symbols)
             if arguments.gdb is not None:
-                server = machine.debug(arguments.gdb, wait=arguments.gdb_wait, arch=arguments.gdb_arch)
+                server = machine.debug(arguments.gdb, wait=arguments.gdb_wait, arch=arguments.gdb_arch, python=arguments.gdb_python)
                 log(f"gdb: {'waiting for' if arguments.gdb_wait else 'ready for'} target remote {server.address}")
             if watch is not None:
                 watch.begin(machine, failures)
@@ -102,6 +87,27 @@ def run(arguments: Namespace, watch: Watch | None = None) -> int:
         report_json = {**_as_json(verdict, code), **arguments.result, **({} if watch is None else watch.result())}
         print(json.dumps(report_json))
     return code
+
+
+def make_machine(arguments: Namespace, ends: list[CharEnd], log: Callable[[str], None]) -> Machine:
+    """The machine that the options tell, loaded and with its symbols, not yet run. `ends` are those of its serial ports."""
+    machine = Machine(
+        arguments.memory, _count(arguments.cpus), arguments.cpu, machine=arguments.machine, backend=_backend(arguments, log),
+        clock=arguments.clock, serial=ends, console=arguments.debugcon, devices=_devices(arguments.device), disks=arguments.disk,
+        net=arguments.net, assist=not arguments.no_assist, on_reset="stop" if arguments.no_reboot else "reboot",
+    )
+    try:
+        modules = [(file, text) for file, _, text in (module.partition(",") for module in arguments.module)]
+        machine.load(arguments.image, arguments.boot, arguments.initrd, arguments.append, modules)
+        log(f"{machine.boot_state.protocol}: {machine.boot_state.summary or 'loaded'}")
+        for text in arguments.symbols:
+            machine.symbols.add(*symbol_file(text))
+        if arguments.save_symbols is not None:
+            machine.symbols.save(arguments.save_symbols)
+    except BaseException:
+        machine.close()
+        raise
+    return machine
 
 
 def _devices(specs: list[str]) -> list[Any]:

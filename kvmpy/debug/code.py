@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from kvmpy.debug.pagewalk import walk
 from kvmpy.errors import MemoryAccessError
 from kvmpy.native import ffi, lib
+from kvmpy.regs import code_width, linear_rip
 from kvmpy.units import PAGE
 
+if TYPE_CHECKING:
+    from kvmpy.machine import Machine
+
 LONGEST = 15
+MOST_INSTRUCTIONS = 1000
+_FUNCTION = 1 << 16
+_ALL = (1 << 64) - 1
 
 
 def read_linear(memory: Any, sregs: Any, linear: int, size: int) -> bytes:
@@ -55,3 +64,68 @@ def instruction_line(code: bytes, width: int, rip: int, symbol: str | None = Non
         return f"{where}: {code.hex(' ')}"
     text, length = found
     return f"{where}: {code[:length].hex(' ')}  {text}"
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One instruction: its linear address, its symbol, bytes and text; `text` is empty where the bytes are none, `here` marks RIP's."""
+
+    address: int
+    symbol: str
+    code: bytes
+    text: str
+    here: bool = False
+
+    def __str__(self) -> str:
+        name = f" <{self.symbol}>" if self.symbol else ""
+        mark = "=> " if self.here else "   "
+        if not self.code:
+            return f"{mark}{self.address:#x}{name}: no memory there"
+        return f"{mark}{self.address:#x}{name}: {self.code.hex():20} {self.text or '(not an instruction)'}"
+
+
+class Listing(list[Instruction]):
+    """Instructions one after the other; as text a line each."""
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self))
+
+    __repr__ = __str__
+
+
+def listing(
+    machine: Machine, address: int | None = None, count: int = 10, before: int = 0, cpu: int = 0,
+    read: Callable[[int, int], bytes] | None = None,
+) -> Listing:
+    """As Machine.disassemble; `read` gives memory by linear address where breakpoints are to be hidden."""
+    vcpu = machine.cpu[cpu].vcpu
+    regs, sregs = vcpu.get_regs(), vcpu.get_sregs()
+    width, here = code_width(sregs), linear_rip(regs, sregs)
+    base = 0 if width == 64 else int(sregs.cs.base)
+    fetch = read or (lambda at, size: read_linear(machine.memory, sregs, at, size))
+
+    def one(at: int) -> Instruction:
+        code = fetch(at, LONGEST)
+        found = disassemble(code, width, at - base & _ALL)
+        return Instruction(at, machine.symbols.text(at), code[: found[1] if found else 1], found[0] if found else "", at == here)
+
+    start = here if address is None else address
+    out = Listing()
+    found = machine.symbols.find(start) if before else None
+    if found is not None and 0 < found[1] < _FUNCTION:
+        at = start - found[1]
+        while at < start:
+            instruction = one(at)
+            if not instruction.text:
+                break
+            out.append(instruction)
+            at += len(instruction.code)
+        if at != start:  # the function's start is not where instructions fall into step
+            out.clear()
+        del out[:-before]
+    for _ in range(min(count, MOST_INSTRUCTIONS)):
+        out.append(one(start))
+        if not out[-1].text:
+            break
+        start = start + len(out[-1].code) & _ALL
+    return out

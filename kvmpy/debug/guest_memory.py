@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from kvmpy import x86
+from kvmpy.debug.pagetable import pages
 from kvmpy.debug.pagewalk import walk
 from kvmpy.errors import MemoryAccessError
 from kvmpy.memory import GuestMemory
 from kvmpy.units import PAGE
 
 _LAST = (1 << 64) - 1
+_CHUNK = 1 << 20
 
 
 class AddressSpace:
@@ -48,6 +51,48 @@ class AddressSpace:
             except MemoryAccessError:
                 break
         return bytes(out)
+
+    def search(self, pattern: bytes, start: int = 0, end: int = 1 << 64) -> Iterator[int]:
+        """Addresses in [start, end) where `pattern` stands wholly in what is mapped to memory, in order."""
+        if not pattern:
+            return
+        keep = len(pattern) - 1
+        for low, high in self._mapped():
+            at, stop, left = max(low, start), min(high, end), b""
+            while at < stop:
+                chunk = self.read(at, min(_CHUNK, stop - at))
+                window = left + chunk
+                base, found = at - len(left), window.find(pattern)
+                while found >= 0:
+                    yield base + found
+                    found = window.find(pattern, found + 1)
+                if not chunk:  # a page table may map what is no memory
+                    at, left = (at // PAGE + 1) * PAGE, b""
+                else:
+                    at, left = at + len(chunk), window[-keep:] if keep else b""
+
+    def _mapped(self) -> Iterator[tuple[int, int]]:
+        """First and end of every run of linear addresses that are mapped, with holes where there is no memory left out."""
+        ram = [(region.gpa, region.end) for region in self.memory.regions]
+        sregs = self._sregs()
+        if self.physical or not sregs.cr0 & x86.CR0_PG:
+            yield from ram
+            return
+        run: tuple[int, int] | None = None
+        for mapping in pages(self.memory, sregs):
+            for first, after in ram:
+                low, high = max(mapping.gpa, first), min(mapping.gpa + mapping.size, after)
+                if low >= high:
+                    continue
+                at = mapping.linear + low - mapping.gpa
+                if run is not None and run[1] == at:
+                    run = run[0], at + high - low
+                else:
+                    if run is not None:
+                        yield run
+                    run = at, at + high - low
+        if run is not None:
+            yield run
 
     def write(self, address: int, data: bytes) -> bool:
         """Writes all of it, or nothing where a part is not mapped or cannot be written; gives whether it did."""

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any, Protocol
 
 from kvmpy import x86
+from kvmpy.debug.table import Table
 from kvmpy.errors import MemoryAccessError
 from kvmpy.units import PAGE
 
@@ -57,6 +58,13 @@ class Mapping:
     def __str__(self) -> str:
         where = f"{self.linear:016x}-{self.linear + self.size - 1:016x} -> {self.gpa:012x}"
         return f"{where}  {self.rights} {self.flags} {size_text(self.page)} pages, {size_text(self.size)}"
+
+
+_COLUMNS = (
+    ("LINEAR", lambda one: f"{one.linear:016x}-{one.linear + one.size - 1:016x}"), ("PHYSICAL", lambda one: f"{one.gpa:012x}"),
+    ("RIGHTS", lambda one: one.rights), ("FLAGS", lambda one: one.flags), (">PAGES", lambda one: size_text(one.page)),
+    (">SIZE", lambda one: size_text(one.size)),
+)  # fmt: skip
 
 
 def size_text(size: int) -> str:
@@ -145,6 +153,13 @@ def ranges(mappings: Iterable[Mapping], *, physical: bool = True, flags: bool = 
         else:
             out.append(one)
     return out
+
+
+def page_table(memory: Memory, sregs: Any, *, each: bool = False) -> Table[Mapping]:
+    """All that is mapped, neighbours joined (or `each` page by itself), as a table."""
+    found = pages(memory, sregs)
+    empty = "nothing is mapped" if sregs.cr0 & x86.CR0_PG else "paging is off: linear addresses are physical"
+    return Table(found if each else ranges(found), _COLUMNS, empty)
 
 
 def _joins(a: Mapping, b: Mapping, physical: bool, flags: bool) -> bool:

@@ -58,6 +58,9 @@ class Walk:
             out.append(f"  -> {self.gpa:#x} ({rights}, {who}{size})" + (f"; {self.problem}" if self.problem else ""))
         return out
 
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
 
 def entry_text(entry: int, table: str = "") -> str:
     """Bits of a page table entry by name."""

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kvmpy import x86
 from kvmpy.debug.chips import lapic_lines, pic_lines
-from kvmpy.debug.code import LONGEST, disassemble
+from kvmpy.debug.code import listing
 from kvmpy.debug.gdb.fields import ARCHITECTURES
 from kvmpy.debug.gdb.packets import BadPacket
-from kvmpy.debug.pagetable import MOST_LEAVES, pages, ranges, size_text
-from kvmpy.debug.pagewalk import walk
+from kvmpy.debug.pagetable import MOST_LEAVES, page_table, pages, ranges, size_text
+from kvmpy.debug.unwind.backtrace import MOST_FRAMES
 from kvmpy.errors import KvmpyError
-from kvmpy.regs import code_width, dump, mode_name, paging_name
+from kvmpy.regs import dump, mode_name, paging_name
 
 if TYPE_CHECKING:
     from kvmpy.debug.gdb.session import Session
 
 _MOST_LINES = 4000
-_MOST_INSTRUCTIONS = 1000
 Command = Callable[["Monitor", list[str]], str]
 
 
@@ -31,12 +29,15 @@ class Usage(Exception):
 class Monitor:
     """Commands of one session; each gives its output as text."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, *, python: bool = False) -> None:
         self.session = session
+        self._names: dict[str, Any] | None = {} if python else None
 
     def do(self, line: str) -> str:
         """Runs a command line; what is wrong with it comes as text too."""
         words = line.split()
+        if words[:1] == ["py"] and len(words) > 1:
+            return self.python(line.strip()[2:].strip())
         for count in (2, 1):
             entry = _COMMANDS.get(" ".join(words[:count]))
             if entry is not None and len(words) >= count:
@@ -82,24 +83,24 @@ class Monitor:
         """Every range that adjoins in memory too, with flags; `all`: every page by itself."""
         if words not in ([], ["all"]):
             raise Usage("[all]")
-        found = pages(self.session.machine.memory, self.session.current.sregs)
-        listed = islice(found, _MOST_LINES + 1) if words else ranges(found)
-        return self._table([str(mapping) for mapping in listed])
+        return self._cut(str(page_table(self.session.machine.memory, self.session.current.sregs, each=bool(words))).split("\n"))
 
     def _table(self, lines: list[str]) -> str:
         if not self.session.current.sregs.cr0 & x86.CR0_PG:
             return "paging is off: linear addresses are physical"
+        return self._cut(lines) or "nothing is mapped"
+
+    @staticmethod
+    def _cut(lines: list[str]) -> str:
         if len(lines) > _MOST_LINES:
             return "\n".join([*lines[:_MOST_LINES], f"... cut at {_MOST_LINES} lines (tables are followed to {MOST_LEAVES} pages)"])
-        return "\n".join(lines) or "nothing is mapped"
+        return "\n".join(lines)
 
     def walk(self, words: list[str]) -> str:
         """The page walk of an address."""
         if len(words) != 1:
             raise Usage("ADDRESS")
-        sregs = self.session.current.sregs
-        control = {"cr0": int(sregs.cr0), "cr3": int(sregs.cr3), "cr4": int(sregs.cr4), "efer": int(sregs.efer)}
-        return "\n".join(walk(self.session.machine.memory, self._address(words[0]), **control).lines())
+        return str(self.session.machine.page_walk(self._address(words[0]), self.session.thread))
 
     def pic(self, _: list[str]) -> str:
         """8259s and I/O APIC."""
@@ -138,22 +139,58 @@ class Monitor:
         """Instructions in the vCPU's present mode, which GDB may not know of."""
         if len(words) > 2:
             raise Usage("[COUNT] [ADDRESS]")
-        current = self.session.current
         count = self._number(words[0]) if words else 10
-        address = self._address(words[1]) if len(words) == 2 else current.linear_pc()
-        width, base = code_width(current.sregs), current.code_base()
-        lines = []
-        for _ in range(min(count, _MOST_INSTRUCTIONS)):
-            code = self.session.read(address, LONGEST)
-            found = disassemble(code, width, address - base & (1 << 64) - 1)
-            if found is None:
-                lines.append(f"{address:#x}: {code[:1].hex() or 'no memory there'}")
-                break
-            text, length = found
-            name = self.session.machine.symbols.text(address)
-            lines.append(f"{address:#x}{f' <{name}>' if name else ''}: {code[:length].hex():20} {text}")
-            address = address + length & (1 << 64) - 1
-        return "\n".join(lines)
+        address = self._address(words[1]) if len(words) == 2 else None
+        return str(listing(self.session.machine, address, count, cpu=self.session.thread, read=self.session.read))
+
+    def where(self, _: list[str]) -> str:
+        """Symbol and source line of the current vCPU."""
+        return str(self.session.machine.where(self.session.thread))
+
+    def backtrace(self, words: list[str]) -> str:
+        """The call stack of the current vCPU."""
+        if len(words) > 1:
+            raise Usage("[COUNT]")
+        found = self.session.machine.backtrace(self.session.thread, self._number(words[0]) if words else MOST_FRAMES)
+        return f"{found}\n({found.end})"
+
+    def value(self, words: list[str]) -> str:
+        """What a path leads to."""
+        if not words:
+            raise Usage("PATH")
+        found = self.session.machine.symbols.value(" ".join(words), self.session.thread)
+        return repr(found) if not isinstance(found, int) else f"{found:#x}"
+
+    def processes(self, _: list[str]) -> str:
+        """Processes of a Linux guest."""
+        return str(self.session.machine.linux.processes())
+
+    def modules(self, _: list[str]) -> str:
+        """Modules of a Linux guest."""
+        return str(self.session.machine.linux.modules())
+
+    def messages(self, words: list[str]) -> str:
+        """Messages of a Linux guest's kernel."""
+        if len(words) > 1:
+            raise Usage("[COUNT]")
+        found = self.session.machine.linux.dmesg()
+        return "\n".join(map(str, found[-self._number(words[0]) :] if words else found)) or "no messages"
+
+    def no_python(self, _: list[str]) -> str:
+        """`py` alone."""
+        raise Usage("CODE")
+
+    def python(self, text: str) -> str:
+        """An expression or a statement of Python, where the stub was opened with leave to."""
+        if self._names is None:
+            return "py: the stub was opened without Python (kvmpy run --gdb-python, machine.debug(python=True))"
+        from kvmpy.debug.prompt import evaluate
+
+        machine = self.session.machine
+        self._names.update(machine=machine, cpu=machine.cpu[self.session.thread], mem=machine.memory, symbols=machine.symbols)
+        answer = evaluate(text, self._names)
+        self.session.forget()
+        return answer
 
     def kallsyms(self, _: list[str]) -> str:
         """Symbols of the Linux kernel in the guest's memory."""
@@ -222,6 +259,9 @@ _COMMANDS: dict[str, tuple[Command, str, str]] = {
     "help": (Monitor.help, "", "this list"),
     "info registers": (Monitor.registers, "", "all registers of the current CPU, flags and modes decoded"),
     "info mode": (Monitor.mode, "", "mode, paging and place of every CPU"),
+    "where": (Monitor.where, "", "symbol and source line of the current CPU"),
+    "bt": (Monitor.backtrace, "[COUNT]", "call stack: by CFI, ORC, frame pointers, across interrupts"),
+    "value": (Monitor.value, "PATH", "a variable by its C type: table[3]->next, {struct T}ADDRESS.member"),
     "info mem": (Monitor.mem, "", "linear ranges by rights"),
     "info tlb": (Monitor.tlb, "[all]", "what the page tables map, with flags; all: page by page"),
     "info pic": (Monitor.pic, "", "8259 pair and I/O APIC"),
@@ -232,6 +272,10 @@ _COMMANDS: dict[str, tuple[Command, str, str]] = {
     "walk": (Monitor.walk, "ADDRESS", "page walk of an address or symbol"),
     "symbol": (Monitor.symbol, "NAME|ADDRESS", "an address by name, a name by address"),
     "kallsyms": (Monitor.kallsyms, "", "take the symbols of the Linux kernel in memory (after it has been unpacked)"),
+    "ps": (Monitor.processes, "", "processes of a Linux guest"),
+    "lsmod": (Monitor.modules, "", "modules of a Linux guest"),
+    "dmesg": (Monitor.messages, "[COUNT]", "messages of a Linux guest's kernel, the last COUNT"),
+    "py": (Monitor.no_python, "CODE", "Python, with machine, cpu, mem, symbols (needs --gdb-python)"),
     "disas": (Monitor.disassemble, "[COUNT] [ADDRESS]", "instructions as the CPU's present mode decodes them"),
     "phys": (Monitor.physical, "[on|off]", "memory commands take physical addresses"),
     "arch": (Monitor.arch, "[auto|x86-64|i386|i8086]", "which architecture's registers GDB is shown"),

@@ -66,10 +66,11 @@ class GdbServer:
     `address` is what `target remote` takes. With `wait` a run begins once a debugger has come; without, the guest runs until one does.
     """
 
-    def __init__(self, machine: Machine, where: str, *, wait: bool = True, arch: str = "auto") -> None:
+    def __init__(self, machine: Machine, where: str, *, wait: bool = True, arch: str = "auto", python: bool = False) -> None:
         self.machine = machine
         self.wait = wait
         self.arch = arch
+        self.python = python
         self._listener, self.address = _open(where)
         self._path = self.address if where.startswith("unix:") else None
         self._connection: Connection | None = None
@@ -151,7 +152,7 @@ class GdbServer:
         control = Control(self.machine)
         session = None
         try:
-            session = Session(control, connection, self.arch)
+            session = Session(control, connection, self.arch, python=self.python)
             return self._talk(connection, session)
         except Gone:
             verdict: Verdict | None = session.ended if session is not None else None

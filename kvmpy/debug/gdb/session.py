@@ -57,7 +57,7 @@ class Outcome:
 class Session:
     """Understands packets. Knows no sockets but the one that console output goes to."""
 
-    def __init__(self, control: Control, connection: Connection, arch: str = "auto") -> None:
+    def __init__(self, control: Control, connection: Connection, arch: str = "auto", *, python: bool = False) -> None:
         self.control = control
         self.machine = control.machine
         self.connection = connection
@@ -74,7 +74,7 @@ class Session:
         self._thread_info: list[int] = []
         self.arch = "x86-64"
         self.set_arch(arch)
-        self.monitor = Monitor(self)
+        self.monitor = Monitor(self, python=python)
         self.last = self._stopped(SIGNAL_TRAP, 0)
 
     # Architecture.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from kvmpy.debug.types.model import Array, CType, Enum, Number, Pointer, Struct, bare
-from kvmpy.errors import KvmpyError, MemoryAccessError
+from kvmpy.errors import KvmpyError, MemoryAccessError, NotMappedError
 
 MOST_ELEMENTS = 1 << 16
 _SHOWN = 16
@@ -99,7 +99,7 @@ class Value:
         wanted = self.type.size if size is None else size
         data = self._space.read(self.address, wanted)
         if len(data) < wanted:
-            raise MemoryAccessError(self.address + len(data), wanted - len(data))
+            raise NotMappedError(self.address + len(data), wanted - len(data))
         return data
 
     def __int__(self) -> int:
@@ -174,7 +174,7 @@ class Value:
         else:
             raise PathError(f"{self.type} cannot be assigned")
         if not self._space.write(self.address, data):
-            raise MemoryAccessError(self.address, len(data))
+            raise NotMappedError(self.address, len(data))
 
     # As text.
 

@@ -43,7 +43,7 @@ def test_one_session_from_the_reset_vector_to_user_mode(machine: Machine, modes:
     assert "[ LME LMA ]" in said["info registers efer cr4 cs"]
     assert "0x2b" in said["print/x $cs"]
     assert "pxor" in said["x/i $pc"]
-    assert "-> 000000000000  urwx" in said["monitor info tlb"]
+    assert "000000000000  urwx" in said["monitor info tlb"]
     assert "= 3" in said["print *(int*)&counter"]
     assert "exited with code 025" in stops
     assert verdict == GuestExit(21)

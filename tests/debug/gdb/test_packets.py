@@ -215,7 +215,7 @@ def test_threads(modes: tuple[Path, Path]) -> None:
 def test_monitor_commands(client: Client) -> None:
     go_to(client, "user_start")
     for command, text in {
-        "help": "info tlb", "info registers": "64-bit, CPL 3", "info mem": "urwx", "info tlb": "2 MiB pages", "info tlb all": "2 MiB",
+        "help": "info tlb", "info registers": "64-bit, CPL 3", "info mem": "urwx", "info tlb": "2 MiB", "info tlb all": "2 MiB",
         "info pic": "8259 master", "info lapic": "xAPIC", "info mtree": "COM1", "info exits": "io", "info points": "none",
         "info mode": "user_start", "walk user_start": "0x7d", "walk 0x400000": "not mapped", "disas 2": "user_start",
         "disas 1 0x7c00": "7c00", "symbol user_start": "0x7d", "symbol": "usage", "kallsyms": "no Linux kernel",
