@@ -21,7 +21,7 @@ def report(arguments: Namespace) -> int:
     made = Report()
     with ExitStack() as stack:
         saved = open_saved(arguments.file, stack)
-        names = Names(arguments.symbols, saved)
+        names = Names(arguments.symbols, saved, arguments.file)
         chosen = read_filter(arguments.events, names.table)
         for event in saved:
             if chosen is None or chosen.matches(event):

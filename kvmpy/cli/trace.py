@@ -63,20 +63,28 @@ def open_saved(path: str, stack: ExitStack) -> Saved:
 
 
 class Names:
-    """Symbol files that were asked for, else what a saved trace says itself."""
+    """Symbol files that were asked for; else what the trace says itself, and the image that was traced, where it is still the same."""
 
-    def __init__(self, files: list[str], saved: Saved) -> None:
-        from kvmpy.debug.symbols import Symbols
+    def __init__(self, files: list[str], saved: Saved, path: str) -> None:
+        from kvmpy.debug.symbols import Symbols, has_symbols
 
         self.table = Symbols()
         self._saved = saved
+        self._asked = bool(files)
         for text in files:
             self.table.add(*symbol_file(text))
+        image = str(saved.about.get("image") or "")
+        if not files and _older(image, path) and has_symbols(image):
+            try:
+                self.table.add(image)
+            except ImageError:
+                pass  # nobody asked for this file's
 
     def where(self, address: int) -> str:
         """As Symbols.where."""
-        if self.table.find(address) is None:
-            return self._saved.where(address)
+        told = self._saved.where(address)
+        if self.table.find(address) is None or (not self._asked and told != f"{address:#x}"):
+            return told
         return self.table.where(address)
 
 
@@ -193,7 +201,7 @@ def _show(arguments: Namespace, top: int) -> int:
     code = status.OK
     with ExitStack() as stack:
         saved = open_saved(arguments.image, stack)
-        names = Names(arguments.symbols, saved)
+        names = Names(arguments.symbols, saved, arguments.image)
         chosen = read_filter(arguments.events, names.table)
         count = arguments.count or arguments.json
         takers: list[Format] = [summary] if count else []
@@ -223,6 +231,14 @@ def _show(arguments: Namespace, top: int) -> int:
         elif arguments.count:
             print("\n".join(summary.lines(names, top)))
     return code
+
+
+def _older(image: str, trace: str) -> bool:
+    """Is the image a file that was there before the trace?"""
+    try:
+        return os.path.isfile(image) and os.path.getmtime(image) <= os.path.getmtime(trace)
+    except (OSError, ValueError):
+        return False
 
 
 def same_file(one: str, other: str) -> bool:

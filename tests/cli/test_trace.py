@@ -197,3 +197,23 @@ def test_colour_on_a_terminal_alone(saved: Path) -> None:
     assert "\x1b[" not in on_terminal(["trace", str(saved)], NO_COLOR="1")
     assert "\x1b[" not in on_terminal(["trace", str(saved)], NO_COLOR="", TERM="dumb")
     assert "not for a terminal" in on_terminal(["trace", str(saved), "--format", "perfetto"])
+
+
+def test_names_of_a_saved_trace(tmp_path: Path) -> None:
+    """Those of its lines, those of the image as long as it is the one that was traced, those that are asked for."""
+    image, table, file = tmp_path / "image.map", tmp_path / "System.map", tmp_path / "t.jsonl"
+    elf = ROOT / "kvmpy" / "blobs" / "hello64.elf"
+    if not elf.exists():
+        pytest.skip("the guests are not built")
+    image.write_bytes(elf.read_bytes())
+    table.write_text("0000000000100000 T asked_for\n")
+    event = '{"what":"irq","vcpu":0,"time":0,"data":{"vector":32},"rip":1048608}\n'
+    told = '{"what":"irq","vcpu":0,"time":0,"data":{"vector":32},"rip":65536,"symbol":"told\\u001b[2J"}\n'
+    file.write_text(json.dumps({"kvmpy_trace": 1, "image": str(image)}) + "\n" + event + told)
+    os.utime(image, (1000, 1000))
+    known = kvmpy("trace", file).stdout
+    assert known.splitlines()[0].split()[2] != "0x100020" and "told\\x1b[2J" in known
+    os.utime(image)
+    os.utime(file, (2000, 2000))
+    assert kvmpy("trace", file).stdout.splitlines()[0].split()[2] == "0x100020", "the image is another by now"
+    assert "asked_for+0x20" in kvmpy("trace", file, "--symbols", table).stdout
