@@ -11,6 +11,7 @@
 #include "system.h"
 #include "translate/translate.h"
 #include "run.h"
+#include "trace.h"
 
 #define RECORD_BYTES (3 * 4096) /* struct kvm_run, the data page of port I/O, a page to spare, as KVM maps them */
 
@@ -49,6 +50,7 @@ void kp_vm_destroy(Vm *vm)
         return;
     code_destroy(vm);
     translator_destroy(vm);
+    trace_destroy(vm);
     free(vm->point);
     for (uint32_t n = 0; n < vm->cpu_count; n++)
         if (vm->cpu[n]) {
@@ -279,7 +281,7 @@ int kp_vcpu_set_regs(Cpu *c, const struct kvm_regs *r)
     c->gpr[R8] = r->r8; c->gpr[R9] = r->r9; c->gpr[R10] = r->r10; c->gpr[R11] = r->r11;
     c->gpr[R12] = r->r12; c->gpr[R13] = r->r13; c->gpr[R14] = r->r14; c->gpr[R15] = r->r15;
     if (c->rip != r->rip)
-        c->resume_linear = NEVER;
+        c->resume_linear = c->told_linear = NEVER;
     c->rip = r->rip;
     cpu_set_rflags(c, r->rflags | 2);
     cpu_update_mode(c);

@@ -7,6 +7,7 @@
 
 #include "exec.h"
 #include "run.h"
+#include "trace.h"
 #include "translate/translate.h"
 
 #define HASH_BITS 15
@@ -104,8 +105,8 @@ static void add_to_page(Cpu *c, Block *b, uint64_t page)
     mark_bytes(*p, page, b);
 }
 
-/* A handler of a block that was dropped while links, or this very run, still lead into it. */
-static const Insn *exec_stale(Cpu *c, const Insn *i)
+/* Also the handler of a block that was dropped while links, or this very run, still lead into it. */
+const Insn *insn_leave(Cpu *c, const Insn *i)
 {
     refund(c, i);
     c->rip = i->next_rip - i->len;
@@ -147,7 +148,7 @@ static void drop(Vm *vm, Block *b)
     if (b->code)
         translation_drop(vm, b);
     for (unsigned n = 0; n <= b->count; n++)
-        b->insn[n].exec = exec_stale;
+        b->insn[n].exec = insn_leave;
 }
 
 static bool bytes_marked(const struct CodePage *page, unsigned first, unsigned last)
@@ -209,7 +210,7 @@ void code_drop_all(Vm *vm)
             if (b->code)
                 translation_drop(vm, b);
             for (unsigned n = 0; n <= b->count; n++)
-                b->insn[n].exec = exec_stale;
+                b->insn[n].exec = insn_leave;
         }
         m->hash[h] = NULL;
     }
@@ -232,7 +233,7 @@ void code_drop_all(Vm *vm)
 static Block *allocate(Cpu *c)
 {
     struct CodeMap *m = c->vm->code;
-    size_t need = sizeof(Block) + (BLOCK_MAX + 1) * sizeof(Insn) + 64;
+    size_t need = sizeof(Block) + (BLOCK_MAX + 1) * sizeof(Insn) + BLOCK_MAX * sizeof(exec_fn) + 64;
     if (m->used + need > ARENA_SIZE) {
         code_drop_all(c->vm);
         c->stat[STAT_CODE_FLUSHES]++;
@@ -258,6 +259,14 @@ static void close_with(Insn *end, const Insn *last, exec_fn exec, Block *b)
 uint64_t fetch_address(Cpu *c, uint64_t rip)
 {
     return in_64bit(c) ? rip : (uint32_t)(rip + c->seg_base[SEG_CS]);
+}
+
+uint64_t insn_address(Cpu *c, const Insn *i)
+{
+    if (i == &c->run->boundary[0])
+        return fetch_address(c, c->rip);
+    uint64_t rip = i->next_rip - i->len;
+    return fetch_address(c, (c->mode & MODE_SIZE) == MODE_16 ? (uint16_t)rip : rip);
 }
 
 static bool wants_end(Cpu *c, uint64_t linear) { return c->run->io_rip[linear % IO_RIPS] == linear; }
@@ -329,17 +338,21 @@ static Block *build(Cpu *c, const TlbEntry *e, uint64_t linear)
     b->hash_next = *h;
     *h = b;
     c->stat[STAT_BLOCKS_BUILT]++;
-    if (point)
-        b->insn[0].exec = exec_point;
-    else
+    bool told = unlikely(c->vm->tracing & TRACE_CODE) && !point && trace_block(c, b, linear);
+    if (point) {
+        b->insn[0].exec = exec_point; /* runs its instruction alone, which tells it */
+    } else if (told) {
+        c->vm->code->used += b->count * sizeof(exec_fn);
+    } else {
         block_fuse(b);
-    block_drop_dead_flags(b);
+        block_drop_dead_flags(b);
+    }
     for (unsigned n = 0; n < b->count; n++)
         b->insn[n].left = (uint8_t)(b->count - n);
     b->code = NULL;
     b->heat = 0;
     b->first = b->insn[0].exec;
-    if (c->vm->translator && !point) {
+    if (c->vm->translator && !point && !told) {
         b->heat = c->vm->translator->threshold;
         b->insn[0].exec = exec_counted;
     }

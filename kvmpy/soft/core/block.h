@@ -51,6 +51,9 @@ void block_drop_dead_flags(Block *b);
 /* Decodes the one instruction at c->rip into insn[0], with a closing pseudo-instruction behind it. */
 void block_decode_alone(Cpu *c, Insn insn[2]);
 
+/* Leaves before an instruction of a block, nothing of it done. */
+const Insn *insn_leave(Cpu *c, const Insn *i);
+
 /* Drops what was decoded from a physical range; gives whether anything was. */
 bool code_written(Vm *vm, uint64_t phys, uint64_t size);
 /* Does the page hold decoded code? (then stores into it take the slow path) */

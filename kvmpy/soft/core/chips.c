@@ -176,6 +176,11 @@ static bool pit_port(const Chips *chips, uint16_t port, unsigned size)
     return chips->has_pit && ((port >= 0x40 && port + size <= 0x44) || (port == 0x61 && size == 1));
 }
 
+bool chips_has_port(const Chips *chips, uint16_t port, unsigned size)
+{
+    return chips && (pic_port(port, size) || pit_port(chips, port, size));
+}
+
 /* The 8259s answer byte accesses only: wider ones read 0 and write nothing. */
 bool chips_port_read(Chips *chips, uint16_t port, unsigned size, uint32_t *value)
 {

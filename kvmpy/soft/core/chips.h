@@ -23,6 +23,7 @@ void lapic_reset(Cpu *c, bool init);
    Until then a vCPU with wait_sipi set executes nothing and takes no interrupt. */
 
 /* Ports and addresses of the chips; false where they are not theirs. 8259: 20 21 A0 A1 4D0 4D1; 8254: 40-43, 61. */
+bool chips_has_port(const Chips *chips, uint16_t port, unsigned size);
 bool chips_port_read(Chips *chips, uint16_t port, unsigned size, uint32_t *value);
 bool chips_port_write(Chips *chips, uint16_t port, unsigned size, uint32_t value);
 /* I/O APIC, and c's local APIC where APIC_BASE has it (disabled or in x2APIC mode its page reads all-ones). */

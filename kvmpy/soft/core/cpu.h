@@ -224,6 +224,9 @@ struct Cpu {
     struct kp_debug_point debug_hit; /* the debugger's point that was met; kind 0: none */
     uint64_t resume_linear;          /* an execution point that the vCPU has met already: its instruction runs now; or NEVER */
 
+    uint64_t access_linear;          /* of the instruction that last wrote to a device of user space */
+    uint64_t told_linear;            /* an instruction that the trace has told already: it begins when the vCPU goes on; or NEVER */
+
     /* the CPUID table and what follows from it */
     struct kvm_cpuid_entry2 cpuid[256];
     uint32_t cpuid_count;

@@ -2,6 +2,7 @@
    before all that may fault has been done. */
 #include "run.h"
 #include "system.h"
+#include "trace.h"
 
 /* Benign, contributory, page fault (SDM 3A table 7-4). */
 enum { CLASS_BENIGN, CLASS_CONTRIBUTORY, CLASS_PAGE_FAULT };
@@ -205,6 +206,7 @@ void deliver_event(Cpu *c, const Insn *i, int vector, int kind, bool has_error, 
 {
     Event e = {.vector = vector, .kind = kind, .has_error = has_error, .error = error,
                .ext = kind != EVENT_SOFT_INT, .rip = return_rip};
+    trace_delivery(c, i, vector, kind, has_error, error);
     if (!(c->cr0 & CR0_PE))
         deliver_real(c, i, &e);
     else if (c->efer & EFER_LMA)

@@ -1,6 +1,7 @@
 /* IN, OUT, INS, OUTS: permission, chips in the core, exits to user space as KVM gives them. */
 #include "exec.h"
 #include "run.h"
+#include "trace.h"
 
 /* SDM 1 19.5: IOPL, then the bit map of the 32-bit TSS. */
 static void check_permission(Cpu *c, const Insn *i, uint16_t port, unsigned size)
@@ -34,13 +35,15 @@ static const uint8_t *port_read(Cpu *c, const Insn *i, uint16_t port, unsigned s
 {
     struct RunState *r = c->run;
     uint32_t value;
-    if (c->vm->chips && count == 1 && chips_port_read(c->vm->chips, port, size, &value)) {
-        memcpy(r->string_data, &value, 4);
-        return r->string_data;
-    }
     uint64_t address = port | LOG_PORT;
     if (r->log_next < r->log_count && r->log[r->log_next].address == address && r->log[r->log_next].done) {
         r->log_next++;
+        return r->string_data;
+    }
+    if (c->vm->chips && count == 1 && chips_port_read(c->vm->chips, port, size, &value)) {
+        memcpy(r->string_data, &value, 4);
+        if (traced(c, KP_TRACE_IO))
+            trace_port(c, i, port, size, false, size == 4 ? value : value & ((1u << 8 * size) - 1));
         return r->string_data;
     }
     r->log_count = r->log_next;
@@ -51,8 +54,17 @@ static const uint8_t *port_read(Cpu *c, const Insn *i, uint16_t port, unsigned s
     unwind(c, UNWIND_EXIT);
 }
 
-static void port_write(Cpu *c, uint16_t port, unsigned size, uint32_t value)
+/* What a write to a chip's port writes, when the trace has been told of it; before the instruction has done anything. */
+static uint32_t port_told(Cpu *c, const Insn *i, uint16_t port, unsigned size, uint32_t value)
 {
+    if (!traced(c, KP_TRACE_IO) || !chips_has_port(c->vm->chips, port, size))
+        return value;
+    return (uint32_t)trace_port(c, i, port, size, true, value);
+}
+
+static void port_write(Cpu *c, const Insn *i, uint16_t port, unsigned size, uint32_t value)
+{
+    c->access_linear = insn_address(c, i);
     if (c->vm->chips && chips_port_write(c->vm->chips, port, size, value))
         return;
     exit_record(c, port, size, 1, KVM_EXIT_IO_OUT);
@@ -79,7 +91,8 @@ static const Insn *in(Cpu *c, const Insn *i, uint16_t port, unsigned size)
 static const Insn *out(Cpu *c, const Insn *i, uint16_t port, unsigned size)
 {
     check_permission(c, i, port, size);
-    port_write(c, port, size, (uint32_t)(size == 4 ? c->gpr[RAX] : c->gpr[RAX] & ((1u << 8 * size) - 1)));
+    uint32_t value = (uint32_t)(size == 4 ? c->gpr[RAX] : c->gpr[RAX] & ((1u << 8 * size) - 1));
+    port_write(c, i, port, size, port_told(c, i, port, size, value));
     LEAVE();
 }
 
@@ -162,9 +175,10 @@ static const Insn *outs(Cpu *c, const Insn *i, unsigned size)
         LEAVE();
     uint64_t si = c->gpr[RSI] & i->amask;
     uint32_t value = size == 1 ? read8(c, i, i->seg, si) : size == 2 ? read16(c, i, i->seg, si) : read32(c, i, i->seg, si);
+    value = port_told(c, i, port, size, value);
     forget_accesses(c);
     set_by_asize(c, i, RSI, c->eflags & FL_DF ? si - size : si + size);
-    port_write(c, port, size, value);
+    port_write(c, i, port, size, value);
     if (rep) {
         set_by_asize(c, i, RCX, left - 1);
         if (left > 1)

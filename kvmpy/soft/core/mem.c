@@ -2,6 +2,7 @@
 #include "mem.h"
 
 #include "run.h"
+#include "trace.h"
 
 static _Noreturn void segment_fault(Cpu *c, const Insn *i, unsigned seg)
 {
@@ -131,6 +132,8 @@ static void read_part(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, uint
     if (unlikely(watched_page(c, linear)))
         watch_access(c, i, linear, size, false);
     memcpy(to, host_of(e, linear), size);
+    if (traced(c, KP_TRACE_MEMORY))
+        trace_access(c, i, linear, to, size, false);
 }
 
 static void write_part(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, const uint8_t *from, unsigned size, bool implicit)
@@ -156,6 +159,8 @@ static void write_part(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, con
         slot->dirty[n >> 6] |= 1ull << (n & 63);
     }
     memcpy(host_of(e, linear), from, size);
+    if (traced(c, KP_TRACE_MEMORY))
+        trace_access(c, i, linear, from, size, true);
     if (code_in_page(c->vm, phys))
         code_written(c->vm, phys, size);
     if (!(e->flags & TLBF_MMIO) && (e->flags & TLBF_W) && !code_in_page(c->vm, phys) && !watched_page(c, linear))
@@ -315,6 +320,8 @@ uint64_t device_read(Cpu *c, const Insn *i, uint64_t phys, unsigned size)
         e->value = chips_mmio_read(c->vm->chips, c, phys, size);
         e->done = true;
         c->attention = 1; /* the run loop forgets the access before the next instruction makes one */
+        if (traced(c, KP_TRACE_MMIO))
+            trace_mmio_read(c, i, phys, size, e->value);
         return e->value;
     }
     c->insn = i;
@@ -342,13 +349,15 @@ static bool ring_doorbell(Vm *vm, uint64_t phys, unsigned size, uint64_t value)
 
 void device_write(Cpu *c, const Insn *i, uint64_t phys, unsigned size, uint64_t value)
 {
-    (void)i;
     struct RunState *r = c->run;
+    bool chip = c->lapic && chips_claims(c->vm->chips, c, phys);
+    if (chip && traced(c, KP_TRACE_MMIO))
+        value = trace_mmio_write(c, i, phys, size, value);
     LogEntry *e = log_next(c, phys, size);
     bool again = e->done; /* made before the instruction was begun anew */
     e->done = true;
     e->value = value;
-    if (c->lapic && chips_claims(c->vm->chips, c, phys)) {
+    if (chip) {
         if (!again)
             chips_mmio_write(c->vm->chips, c, phys, size, value);
         return;
@@ -356,5 +365,6 @@ void device_write(Cpu *c, const Insn *i, uint64_t phys, unsigned size, uint64_t 
     /* Rung twice by an instruction that begins anew is no more than rung. */
     if (!ring_doorbell(c->vm, phys, size, value) && r->write_count < WRITE_MAX)
         r->write[r->write_count++] = (PendingWrite){.phys = phys, .size = size, .value = value};
+    c->access_linear = insn_address(c, i);
     c->attention = 1;
 }

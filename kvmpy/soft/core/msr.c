@@ -2,6 +2,7 @@
 #include "chips.h"
 #include "run.h"
 #include "system.h"
+#include "trace.h"
 
 enum {
     MSR_P5_MC_ADDR = 0x0, MSR_P5_MC_TYPE = 0x1, MSR_TSC = 0x10, MSR_KVM_WALL_CLOCK = 0x11, MSR_KVM_SYSTEM_TIME = 0x12,
@@ -394,12 +395,15 @@ EXEC(read_msr)
         if (msr_denied(c, index, false))
             raise_gp0(c, i);
         int result = msr_read(c, index, &value, false);
-        if (result == 0) {
+        reason = msr_wants_exit(c, index, false, result);
+        bool served = result == 0;
+        if (traced(c, KP_TRACE_MSR) && (served || !reason))
+            value = trace_msr(c, i, index, false, value, &served);
+        if (served) {
             c->gpr[RAX] = (uint32_t)value;
             c->gpr[RDX] = value >> 32;
             LEAVE();
         }
-        reason = msr_wants_exit(c, index, false, result);
     }
     if (!reason)
         raise_gp0(c, i);
@@ -416,10 +420,16 @@ EXEC(write_msr)
     if (!reason) {
         if (msr_denied(c, index, true))
             raise_gp0(c, i);
+        bool served = true, told = traced(c, KP_TRACE_MSR) && trace_stops_at(c, KP_TRACE_MSR, index);
+        if (told)
+            value = trace_msr(c, i, index, true, value, &served);
         int result = msr_write(c, index, value, false);
-        if (result == 0)
-            LEAVE();
         reason = msr_wants_exit(c, index, true, result);
+        served = result == 0;
+        if (traced(c, KP_TRACE_MSR) && !told && (served || !reason))
+            trace_msr(c, i, index, true, value, &served);
+        if (served)
+            LEAVE();
     }
     if (!reason)
         raise_gp0(c, i);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "run.h"
+#include "trace.h"
 
 #define DATA_KINDS (KP_POINT_READ | KP_POINT_WRITE)
 #define ALL_KINDS (KP_POINT_EXECUTE | DATA_KINDS)
@@ -39,12 +40,13 @@ int kp_vm_set_debug_points(Vm *vm, const struct kp_debug_point *points, uint32_t
         }
         qsort(copy, breaks, sizeof *copy, by_address);
     }
+    bool traced_memory = vm->tracing & TRACE_BIT(KP_TRACE_MEMORY);
     bool flush = watches || vm->watching, drop = breaks || vm->breaking;
     free(vm->point);
     vm->point = copy;
     vm->break_count = breaks;
     vm->watch_count = watches;
-    vm->watching = watches != 0;
+    vm->watching = watches || traced_memory;
     vm->breaking = breaks != 0;
     if (drop)
         code_drop_all(vm);

@@ -13,6 +13,7 @@
 #include "exec.h"
 #include "fpenv.h"
 #include "system.h"
+#include "trace.h"
 
 #define SLICE 8192        /* instructions between looks at timers, kicks and user space */
 #define SLICE_SHARED 2048 /* the same where several vCPUs take turns */
@@ -141,7 +142,7 @@ static unsigned watch_size(unsigned len) { return len == 0 ? 1 : len == 1 ? 2 : 
 
 bool watched_page(const Cpu *c, uint64_t linear)
 {
-    if (unlikely(c->vm->watching) && points_in_page(c->vm, linear))
+    if (unlikely(c->vm->watching) && (points_in_page(c->vm, linear) || trace_page(c->vm, linear)))
         return true;
     uint64_t dr7 = active_dr7(c);
     if (likely(!(dr7 & 0xff)))
@@ -155,8 +156,11 @@ bool watched_page(const Cpu *c, uint64_t linear)
 void watch_access(Cpu *c, const Insn *i, uint64_t linear, unsigned size, bool write)
 {
     uint64_t dr7 = active_dr7(c);
-    if (unlikely(c->vm->watching))
+    if (unlikely(c->vm->watching)) {
         point_access(c, i, linear, size, write);
+        if (traced(c, KP_TRACE_MEMORY))
+            trace_before_access(c, i, linear, size, write);
+    }
     for (unsigned n = 0; n < 4; n++) {
         unsigned kind = dr7 >> (16 + 4 * n) & 3, len = watch_size(dr7 >> (18 + 4 * n) & 3);
         uint64_t at = active_dr(c, n) & ~(uint64_t)(len - 1);
@@ -316,6 +320,7 @@ static void abandon(Cpu *c)
     struct RunState *r = c->run;
     r->write_count = 0;
     r->log_next = 0;
+    trace_forget(c);
     if (i == &r->boundary[0])
         return;
     refund(c, i);
@@ -335,7 +340,8 @@ static void run_insns(Cpu *c, const Insn *i)
 
 static bool is_insn(const Insn *i, const char *mnemonic) { return !strncmp(insn_table[i->id].mnemonic, mnemonic, strlen(mnemonic)); }
 
-static void step_alone(Cpu *c)
+/* fresh: the instruction is not one that was begun already and has to run alone, or had to wait for an answer. */
+static void step_alone(Cpu *c, bool fresh)
 {
     struct RunState *r = c->run;
     uint32_t flags_before = c->eflags;
@@ -365,6 +371,8 @@ static void step_alone(Cpu *c)
         exit_debug(c, EXC_BP, 0);
         return;
     }
+    if (unlikely(c->vm->tracing & TRACE_CODE) && fresh && trace_alone(c, r->alone))
+        return;
     c->alone = true;
     c->budget--;
     r->log_next = 0;
@@ -476,6 +484,8 @@ static void fill_record(Cpu *c)
     r->cr8 = c->lapic ? lapic_get_cr8(c) : c->cr8;
     r->apic_base = c->apic_base;
     r->flags = 0;
+    if (unlikely(c->vm->trace_served))
+        trace_exit(c);
     r->ready_for_interrupt_injection = !c->lapic && (c->eflags & FL_IF) && !c->shadow && c->queued_interrupt < 0;
 }
 
@@ -531,14 +541,15 @@ static int run_slice(Cpu *c, int64_t budget)
                 }
             }
             r->log_count = 0;
-            step_alone(c);
+            step_alone(c, false);
             break;
         case UNWIND_EXIT:
             c->alone = false;
             abandon(c);
             r->log_rip = c->rip;
             r->exit_pending = true;
-            c->stat[c->record->exit_reason == KVM_EXIT_IO ? STAT_IO_EXITS : STAT_MMIO_EXITS]++;
+            if (c->record->exit_reason != KP_EXIT_TRACE)
+                c->stat[c->record->exit_reason == KVM_EXIT_IO ? STAT_IO_EXITS : STAT_MMIO_EXITS]++;
             break;
         default:
             shutdown(c);
@@ -547,10 +558,12 @@ static int run_slice(Cpu *c, int64_t budget)
     } else {
         take_answers(c);
         if (r->log_count)
-            step_alone(c);
+            step_alone(c, false);
     }
     for (;;) {
         c->attention = 0;
+        if (unlikely(r->seen_count))
+            trace_settle(c);
         if (r->write_count && exit_write(c)) {
             result = SLICE_EXIT;
             break;
@@ -576,12 +589,12 @@ static int run_slice(Cpu *c, int64_t budget)
         }
         r->slow_steps = slow_steps(c);
         if (r->slow_steps || c->shadow) {
-            step_alone(c);
+            step_alone(c, true);
             continue;
         }
         Block *b = block_find(c);
         if (unlikely(b->count > c->budget)) {
-            step_alone(c); /* the slice ends inside the block: to the instruction */
+            step_alone(c, true); /* the slice ends inside the block: to the instruction */
             continue;
         }
         c->budget -= b->count;
@@ -669,6 +682,8 @@ static int interrupted(Vm *vm, Cpu *c)
 static int run(Vm *vm, Cpu *only)
 {
     uint64_t visit = host_ns() + VISIT_NS;
+    if (unlikely(vm->trace_served))
+        trace_answered(vm);
     bool shared = !only && vm->cpu_count > 1;
     for (;;) {
         Cpu *c = only;

@@ -19,11 +19,19 @@ typedef struct {
     bool done;
 } LogEntry;
 #define LOG_PORT (1ull << 63)
+#define LOG_ASKED (1ull << 62) /* what a tracing rule had stopped: the answer is `value` */
 
 typedef struct {
     uint64_t phys, value;
     uint32_t size;
 } PendingWrite;
+
+/* Reads of the instruction in progress that the trace will tell: dropped where it is begun anew. */
+#define SEEN_MAX 64
+typedef struct {
+    struct kp_trace_record record;
+    uint64_t rcx; /* tells the elements of a repeated instruction apart */
+} SeenRead;
 
 struct RunState {
     jmp_buf unwind;
@@ -43,6 +51,9 @@ struct RunState {
     uint8_t string_data[1024]; /* INS: what user space gave */
     PendingWrite write[WRITE_MAX]; /* MMIO writes of it, given to user space one by one once it has retired */
     uint32_t write_count, write_next;
+    SeenRead seen[SEEN_MAX];
+    uint32_t seen_count;
+    uint64_t answer[5]; /* data of the record that waits for an answer */
     /* the exit that ends this run */
     bool exit_pending;
     bool msr_pending; /* an MSR access waits for user space's answer */
@@ -80,5 +91,6 @@ void point_access(Cpu *c, const Insn *i, uint64_t linear, unsigned size, bool wr
 const Insn *exec_point(Cpu *c, const Insn *i);                     /* handler of a block that begins at an execution point */
 void exit_debug(Cpu *c, uint32_t exception, uint64_t dr6);         /* to user space with KVM_EXIT_DEBUG */
 uint64_t fetch_address(Cpu *c, uint64_t rip); /* linear address of code at an offset in CS */
+uint64_t insn_address(Cpu *c, const Insn *i);  /* of an instruction; while an event is delivered, where the vCPU stands */
 
 #endif

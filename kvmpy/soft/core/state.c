@@ -146,7 +146,7 @@ void cpu_reset(Cpu *c, bool init)
         c->sipi_pending = false;
     c->wait_sipi = c->lapic && c->index != 0;
     c->pending_debug = 0;
-    c->resume_linear = NEVER;
+    c->resume_linear = c->told_linear = NEVER;
     if (!c->a20_mask)
         c->a20_mask = ~0ull;
     if (c->lapic)

@@ -3,6 +3,7 @@
 
 #include "block.h"
 #include "system.h"
+#include "trace.h"
 
 EXEC(halt)
 {
@@ -55,6 +56,8 @@ EXEC_VOID(cpu_id)
 {
     uint32_t out[4];
     cpuid_read(c, (uint32_t)c->gpr[RAX], (uint32_t)c->gpr[RCX], out);
+    if (traced(c, KP_TRACE_CPUID))
+        trace_cpuid(c, i, (uint32_t)c->gpr[RAX], (uint32_t)c->gpr[RCX], out);
     c->gpr[RAX] = out[0];
     c->gpr[RBX] = out[1];
     c->gpr[RCX] = out[2];
@@ -111,7 +114,10 @@ ONE(mwait, monitor_wait)
 EXEC_VOID(hypercall)
 {
     int64_t result = c->cpl != 0 ? -HYPERCALL_EPERM : -HYPERCALL_ENOSYS;
-    c->gpr[RAX] = in_64bit(c) ? (uint64_t)result : (uint32_t)result;
+    uint64_t answer = (uint64_t)result;
+    if (traced(c, KP_TRACE_HYPERCALL))
+        answer = trace_hypercall(c, i, answer);
+    c->gpr[RAX] = in_64bit(c) ? answer : (uint32_t)answer;
 }
 ONE(vmcall, hypercall)
 ONE(vmmcall, hypercall)

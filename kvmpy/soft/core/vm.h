@@ -45,10 +45,13 @@ struct KpVm {
     volatile bool timers_changed;
     struct kp_debug_point *point; /* a debugger's, see points.c: those that stop execution by address, behind them those that watch */
     uint32_t break_count, watch_count;
-    bool watching, breaking; /* there are some */
+    bool watching, breaking; /* there are some; watching also: memory accesses are traced */
     struct kp_doorbell doorbell[KP_DOORBELLS];
     uint32_t doorbell_count;
     uint64_t rung; /* bit n: doorbell[n], not taken yet */
+    struct Trace *trace;     /* trace.c; NULL: nobody has asked yet */
+    uint32_t tracing;        /* kinds that a rule wants, by bit KP_TRACE_*; all handlers test it outside of hot paths */
+    bool trace_served;       /* a rule wants what user space serves */
 };
 
 /* The slot that holds a physical address, or NULL. */
