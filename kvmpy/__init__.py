@@ -21,10 +21,11 @@ _HOMES = {
     "kvmpy.host.chars": ("CharEnd",),
     "kvmpy.host.capture": ("Capture",),
     "kvmpy.verdicts": ("Verdict", "Halted", "Reset", "PowerOff", "GuestExit", "Crashed", "Stopped"),
-    "kvmpy.errors": ("KvmpyError", "HostError", "MissingCapability", "ConfigError", "MemoryAccessError", "ImageError"),
+    "kvmpy.errors": ("KvmpyError", "HostError", "MissingCapability", "ConfigError", "FilterError", "MemoryAccessError", "ImageError"),
     "kvmpy.backends": ("open_backend", "choose_backend"),
     "kvmpy.trace": ("Event",),
     "kvmpy.testing.include_dir": ("include_dir",),
+    "kvmpy.trace.answers": ("Fault", "Interrupt", "Nmi", "Step", "Stop"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

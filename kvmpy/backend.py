@@ -65,6 +65,13 @@ class Vcpu(Protocol):
     def set_guest_debug(self, control: int, debug_registers: tuple[int, ...] = ()) -> None: ...
     def get_tsc_khz(self) -> int: ...
     def set_tsc_khz(self, khz: int) -> None: ...
+    def position(self) -> tuple[int, int]:
+        """Linear address and privilege level of the instruction that the present exit is about. On KVM a write to a device that
+        the kernel's emulator has carried out stands one instruction further."""
+
+    def fault(self, vector: int, error: int | None) -> None:
+        """An exception in place of the instruction of the present exit; behind a write to a device, which has been done."""
+
     def statistics(self) -> dict[str, int]:
         """Counters by name, as the backend gives them."""
 
@@ -77,6 +84,9 @@ class Vm(Protocol):
 
     threaded: bool
     """True: each vCPU wants a thread of its own (`Vcpu.run`). False: one thread calls `run` below, vCPUs take turns."""
+
+    traceable: frozenset[str]
+    """Kinds of events (kvmpy.trace) that the backend can be asked to tell, beside what exits anyway."""
 
     def run(self) -> Vcpu:
         """Only where `threaded` is false: runs the vCPUs in turns until one exits, and returns that one.

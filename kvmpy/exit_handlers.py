@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from kvmpy.native import CData, ffi, lib
 from kvmpy.verdicts import Crashed, Halted, PowerOff, Reset, Stopped
-from kvmpy.x86 import msr_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +40,7 @@ def decode(record: CData, reason: int | None = None) -> Exit:
 class Seat:
     """A vCPU in the loop: its record's parts, fetched once, and its counters."""
 
-    __slots__ = ("exits", "header", "index", "io", "io_data", "mmio", "mmio_data", "plans", "quiet_in", "record", "vcpu")
+    __slots__ = ("exits", "header", "index", "io", "io_data", "mmio", "mmio_data", "plans", "quiet_in", "record", "told", "vcpu")
 
     def __init__(self, vcpu: Vcpu) -> None:
         self.vcpu = vcpu
@@ -51,6 +50,8 @@ class Seat:
         self.header: CData = ffi.cast("uint64_t *", ffi.addressof(self.io))
         """Direction, size, port and count of a port access as one number: the key of `plans`."""
         self.plans: dict[int, Plan] = {}
+        self.told: dict[int, Any] = {}
+        """Whom the tracer tells such a port access, by the same key."""
         self.io_data: Callable[[], CData] = vcpu.io_data
         self.mmio: CData = self.record.mmio
         self.mmio_data: dict[int, CData] = {size: ffi.cast(kind, self.mmio.data) for size, kind in _POINTERS.items()}
@@ -71,7 +72,7 @@ def _crash(loop: Loop, seat: Seat, why: str, **details: Any) -> None:
 def _trace(loop: Loop, seat: Seat) -> None:
     if loop.tracer is not None:
         reason = seat.record.exit_reason
-        loop.tracer.emit("exit", seat.index, reason=exit_name(reason), text=str(decode(seat.record, reason)))
+        loop.tracer.emit("exit", seat, reason=exit_name(reason), text=str(decode(seat.record, reason)))
 
 
 def on_io(loop: Loop, seat: Seat) -> None:
@@ -84,10 +85,6 @@ def on_io(loop: Loop, seat: Seat) -> None:
             call(offset, size, data[0])
         else:
             data[0] = call(offset, size) & mask
-    if loop.tracer is not None:
-        io = seat.io
-        content = int.from_bytes(seat.io_data()[0 : io.size * io.count], "little")
-        loop.tracer.emit("io", seat.index, port=io.port, size=io.size, count=io.count, write=bool(io.direction), value=content)
 
 
 def _any_io(loop: Loop, seat: Seat) -> None:
@@ -112,25 +109,19 @@ def on_mmio(loop: Loop, seat: Seat) -> None:
     address, size = mmio.phys_addr, mmio.len
     data = seat.mmio_data.get(size)
     if data is None:  # part of an access that crosses a page: 3, 5, 6 or 7 bytes
-        value = _odd_mmio(loop, seat, address, size)
+        _odd_mmio(loop, seat, address, size)
     elif mmio.is_write:
-        value = data[0]
-        loop.mmio.write(address, size, value)
+        loop.mmio.write(address, size, data[0])
     else:
-        value = data[0] = loop.mmio.read(address, size)
-    if loop.tracer is not None:
-        loop.tracer.emit("mmio", seat.index, address=address, size=size, write=bool(mmio.is_write), value=value)
+        data[0] = loop.mmio.read(address, size)
 
 
-def _odd_mmio(loop: Loop, seat: Seat, address: int, size: int) -> int:
+def _odd_mmio(loop: Loop, seat: Seat, address: int, size: int) -> None:
     data = ffi.buffer(seat.mmio.data, size)
     if seat.mmio.is_write:
-        value = int.from_bytes(data, "little")
-        loop.mmio.write(address, size, value)
+        loop.mmio.write(address, size, int.from_bytes(data, "little"))
     else:
-        value = loop.mmio.read(address, size)
-        data[:] = value.to_bytes(size, "little")
-    return value
+        data[:] = loop.mmio.read(address, size).to_bytes(size, "little")
 
 
 def on_hlt(loop: Loop, seat: Seat) -> None:
@@ -165,7 +156,7 @@ def on_internal_error(loop: Loop, seat: Seat) -> None:
         if loop.assist(seat.vcpu):
             loop.assisted += 1
             if loop.tracer is not None:
-                loop.tracer.emit("assist", seat.index, rip=rip, instruction=code)
+                loop.tracer.emit("assist", seat, rip=rip, instruction=code)
             return
     _trace(loop, seat)
     if error.emulation:
@@ -191,6 +182,10 @@ def on_hypercall(loop: Loop, seat: Seat) -> None:
     seat.record.hypercall.ret = _ENOSYS
 
 
+def on_trace(loop: Loop, seat: Seat) -> None:
+    """The software CPU's own: its trace has records for us, which the loop takes at every exit."""
+
+
 def on_notify(loop: Loop, seat: Seat) -> None:
     _trace(loop, seat)
     if seat.record.notify.flags & lib.KVM_NOTIFY_CONTEXT_INVALID:
@@ -208,9 +203,6 @@ def on_msr(loop: Loop, seat: Seat) -> None:
         msr.data = (answer or 0) & _U64
     if answer is None and (index in loop.unknown_msrs or len(loop.unknown_msrs) < MOST_MSRS):
         loop.unknown_msrs[index] += 1
-    if loop.tracer is not None:
-        shown = answer if value is None else value
-        loop.tracer.emit("msr", seat.index, index=index, name=msr_name(index), write=write, value=shown, served=answer is not None)
 
 
 def on_anything(loop: Loop, seat: Seat) -> None:
@@ -237,6 +229,7 @@ _TABLE: dict[int, Callable[[Loop, Seat], None]] = {
     lib.KVM_EXIT_NOTIFY: on_notify,
     lib.KVM_EXIT_X86_RDMSR: on_msr,
     lib.KVM_EXIT_X86_WRMSR: on_msr,
+    lib.KP_EXIT_TRACE: on_trace,
 }
 
 HANDLERS: tuple[Callable[[Loop, Seat], None], ...] = tuple(_TABLE.get(reason, on_anything) for reason in range(KNOWN + 1))

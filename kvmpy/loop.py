@@ -60,6 +60,10 @@ class Loop:
         self.assisted = 0
         self.lock = threading.Lock()
         self.tracer: Tracer | None = None
+        self.handlers = list(HANDLERS)
+        """By exit reason, as HANDLERS; the tracer puts in others while somebody listens."""
+        self.drain: Callable[[], None] | None = None
+        """Takes what the backend's own trace holds, before an exit is looked at."""
         self.debugger: Debugger | None = None
         self.only: frozenset[int] | None = None
         """The vCPUs that run, by index; None for all. Of several but not all, a backend that is not threaded runs all."""
@@ -135,7 +139,7 @@ class Loop:
             seat = self._guests[vcpu.index] = Seat(vcpu)
             self.ports.caches.append(seat.plans)
         reason = seat.record.exit_reason
-        HANDLERS[reason if reason < KNOWN else KNOWN](self, seat)
+        self.handlers[reason if reason < KNOWN else KNOWN](self, seat)
 
     # The run.
 
@@ -174,7 +178,7 @@ class Loop:
         verdict, self.verdict = self.verdict, None
         assert verdict is not None
         if self.tracer is not None:
-            self.tracer.emit("verdict", -1, verdict=str(verdict))
+            self.tracer.end(verdict)
         return verdict
 
     def _come_to_rest(self) -> None:
@@ -232,6 +236,7 @@ class Loop:
         """The thread of one vCPU."""
         try:
             run, acquire, release, posted = seat.vcpu.run, self.lock.acquire, self.lock.release, self._posted
+            handlers = self.handlers
             while self.verdict is None:
                 reason = run()
                 if reason == EXIT_INTR:
@@ -241,7 +246,7 @@ class Loop:
                 try:
                     slot = reason if reason < KNOWN else KNOWN
                     seat.exits[slot] += 1
-                    HANDLERS[slot](self, seat)
+                    handlers[slot](self, seat)
                 finally:
                     release()
                 if posted:
@@ -255,7 +260,7 @@ class Loop:
         """The one thread of a backend that takes its vCPUs in turns. It has the lock throughout: nobody touches chips while they run."""
         with self.lock:
             try:
-                run, posted = self.runner or self.vm.run, self._posted
+                run, posted, handlers = self.runner or self.vm.run, self._posted, self.handlers
                 seats = {seat.vcpu.index: seat for seat in self.seats}
                 chosen = self._running()
                 seat = chosen[0]
@@ -265,11 +270,13 @@ class Loop:
                     vcpu = run()
                     if vcpu is not seat.vcpu:
                         seat = seats[vcpu.index]
+                    if self.drain is not None:
+                        self.drain()
                     reason = seat.record.exit_reason
                     if reason != EXIT_INTR:
                         slot = reason if reason < KNOWN else KNOWN
                         seat.exits[slot] += 1
-                        HANDLERS[slot](self, seat)
+                        handlers[slot](self, seat)
                     else:
                         if self.timers_due is not None:
                             self.timers_due()

@@ -30,10 +30,15 @@ from kvmpy.native import lib
 from kvmpy.verdicts import Reset, Stopped, Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from kvmpy.devices.virtio.device import VirtioDevice
     from kvmpy.host.images import DiskSpec
     from kvmpy.host.net.spec import NetSpec
-    from kvmpy.trace import Listener
+    from kvmpy.trace import Event, Listener
+    from kvmpy.trace.binary import TraceWriter
+    from kvmpy.trace.filters import Filter
+    from kvmpy.trace.watch import Watch, Watcher
 
 Path = str | PathLike[str]
 End = CharEnd | str
@@ -82,6 +87,7 @@ class Machine:
         self._boot: Callable[[], None] | None = None
         self._faults: Any = None
         self._symbols: Any = None
+        self._watch: Watcher | None = None
         self.image: str | None = None
         """Path of the image that was loaded."""
         self.debugger: Any = None
@@ -95,7 +101,7 @@ class Machine:
         self._warned: set[str] = set()
         self.on_reset = on_reset
         self.resets = 0
-        self.events: Counter[str] = Counter()
+        self.device_events: Counter[str] = Counter()
         """What devices reported, by "device: event"."""
         try:
             self._build(memory, cpus, cpu, machine, backend, devices, net, clock, serial, console, disks, assist)
@@ -248,9 +254,9 @@ class Machine:
     def event(self, device: Device, what: str, **payload: Any) -> None:
         """Counts and traces what a device has to say."""
         name = device.name or type(device).__name__
-        self.events[f"{name}: {what}"] += 1
+        self.device_events[f"{name}: {what}"] += 1
         if self.loop.tracer is not None:
-            self.loop.tracer.emit("device", -1, device=name, event=what, **payload)
+            self.loop.tracer.emit("device", None, device=name, event=what, **payload)
 
     def warn(self, device: Device, text: str) -> None:
         """Tells the user of trouble on the host's side: one line on stderr, once for each device and text."""
@@ -263,10 +269,12 @@ class Machine:
 
     def signal_msi(self, address: int, data: int) -> None:
         """A message of a device to local APICs. One that the guest has addressed to nobody goes nowhere."""
+        if self.loop.tracer is not None:
+            self.loop.tracer.emit("line", None, address=address, data=data)
         try:
             self.vm.signal_msi(address, data)
         except HostError:
-            self.events["message to no APIC"] += 1
+            self.device_events["message to no APIC"] += 1
 
     @property
     def asynchronous(self) -> bool:
@@ -311,6 +319,8 @@ class Machine:
         before = bool(high)
         (high.add if level else high.discard)(line)
         if bool(high) != before:
+            if self.loop.tracer is not None:
+                self.loop.tracer.emit("line", None, gsi=line.gsi, level=int(bool(high)))
             self.vm.irq_line(line.gsi, int(bool(high)))
 
     def _can_assist(self) -> bool:
@@ -517,30 +527,52 @@ class Machine:
     # Looking at it.
 
     def _switch_doorbells(self, on: bool) -> None:
-        """A trace shows every access, so there are no doorbells meanwhile."""
+        """A trace of accesses shows every one, so there are no doorbells meanwhile."""
         if self._doorbells is not None:
             self._doorbells.switch(on)
 
-    def trace(self, listener: Listener) -> Callable[[], None]:
-        """Calls `listener` with an Event for every exit and every event of a device; the function given back ends that."""
-        from kvmpy.trace import Tracer
+    def _watcher(self) -> Watcher:
+        if self._watch is None:
+            from kvmpy.trace.watch import Watcher
 
-        tracer = self.loop.tracer
-        if tracer is None:
-            tracer = Tracer(self.clock.now)
-            self.ports.listener = lambda port, size, write: tracer.emit("unclaimed", -1, port=port, size=size, write=write)
-            self.mmio.listener = lambda address, size, write: tracer.emit("unclaimed", -1, address=address, size=size, write=write)
-            self.loop.tracer = tracer
-            self.call(lambda: self._switch_doorbells(self.loop.tracer is None))
-        tracer.add(listener)
+            self._watch = Watcher(
+                self.loop, self.ports, self.mmio, self.clock.now, virtual=isinstance(self.clock, VirtualClock),
+                on_accesses=lambda told: self._switch_doorbells(not told),
+            )
+        return self._watch
 
-        def end() -> None:
-            tracer.remove(listener)
-            if not len(tracer):
-                self.loop.tracer = self.ports.listener = self.mmio.listener = None
-                self.call(lambda: self._switch_doorbells(self.loop.tracer is None))
+    def _chosen(self, what: tuple[Any, ...], conditions: dict[str, Any]) -> tuple[Filter | None, Listener | None]:
+        from kvmpy.trace.watch import LateSymbols, wanted
 
-        return end
+        return wanted(what, conditions, LateSymbols(lambda: self.symbols))
+
+    def trace(self, *what: str | Filter | Listener, observe: bool = False, **conditions: Any) -> Watch:
+        """Calls a listener with an Event for each that filters choose: `trace("io:0x3f8", listener, write=True)`. The Watch given back
+        ends that when it is called; without a listener it is a decorator, and a `with` block that gives a list of events.
+
+        Filters and conditions are those of kvmpy.trace.filters. Without any, the listener is told whatever exits anyway, and what
+        devices say. With some, its answer counts unless it is to `observe`: None goes on, a number is what is read or written
+        instead, and kvmpy.trace.answers has the others. Raises FilterError and MissingCapability.
+        """
+        from kvmpy.trace.watch import Watch
+
+        return Watch(self._watcher(), *self._chosen(what, conditions), observe)
+
+    def events(self, *what: str | Filter, timeout: float | None = None, **conditions: Any) -> Generator[Event, None, Verdict]:
+        """Runs the machine and gives the events that `trace` would, one by one. The machine stands still while one is looked at, and
+        goes on with the next. Ends with the run, or after `timeout` seconds of it; a generator's value is the verdict."""
+        from kvmpy.trace.stream import events_of
+
+        return events_of(self, self._watcher(), self._chosen(what, conditions)[0], timeout)
+
+    def trace_file(self, path: Path, *what: str | Filter, **conditions: Any) -> TraceWriter:
+        """Writes the events that `trace` would give into a binary file, until the writer given back is closed (or the machine).
+        kvmpy.trace.binary reads it. On the software CPU the core writes it, without Python. Raises HostError."""
+        from kvmpy.trace.binary import write_trace
+
+        writer = write_trace(self, self._watcher(), os.fspath(path), self._chosen(what, conditions)[0])
+        self._closers.append(writer.close)
+        return writer
 
     @property
     def statistics(self) -> dict[str, Any]:
@@ -560,7 +592,7 @@ class Machine:
             "unclaimed_ports": {f"{port:#x}": count for port, count in sorted(self.ports.unclaimed.items())},
             "unclaimed_mmio": {f"{address:#x}": count for address, count in sorted(self.mmio.unclaimed.items())},
             "unknown_msrs": {msr_name(index): count for index, count in sorted(self.loop.unknown_msrs.items())},
-            "device_events": dict(self.events),
+            "device_events": dict(self.device_events),
             "vcpus": dict(backend),
         }
 

@@ -52,9 +52,13 @@ class FakeVcpu:
     def get_mp_state(self):
         return self.mp_state
 
+    def position(self):
+        return 0x1234, 0
+
 
 class FakeVm:
     name = "fake"
+    traceable = frozenset()
 
     def __init__(self, *scripts, threaded=True):
         self.threaded = threaded

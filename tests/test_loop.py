@@ -14,6 +14,7 @@ from kvmpy.devices.base import Device
 from kvmpy.loop import Loop
 from kvmpy.native import ffi, lib
 from kvmpy.trace import Event, Tracer
+from kvmpy.trace.tracer import Sink
 from kvmpy.verdicts import Crashed, GuestExit, Halted, PowerOff, Reset, Stopped
 
 sys.path.insert(0, os.path.dirname(__file__))
@@ -338,16 +339,18 @@ def test_virtual_time_runs_timers_between_two_runs():
 
 def test_tracing_and_a_listener_that_raises(caplog):
     loop, _, _ = make([port_out(0x11, b"A"), mmio(0xFED00000), exit_with(lib.KVM_EXIT_IRQ_WINDOW_OPEN), END])
-    loop.tracer = tracer = Tracer(lambda: 42)
+    tracer = Tracer(loop, lambda: 42)
     events = []
 
     def bad(event):
         raise ValueError("no")
 
-    tracer.add(bad)
-    tracer.add(events.append)
+    tracer.add(Sink(bad))
+    tracer.add(Sink(events.append))
     loop.run(5)
     assert [event.what for event in events] == ["io", "mmio", "exit", "io", "verdict"]
-    assert events[0] == Event("io", 0, 42, {"port": 0x11, "size": 1, "count": 1, "write": True, "value": 0x41})
+    data = {"port": 0x11, "size": 1, "count": 1, "write": True, "value": 0x41, "device": "box"}
+    assert events[0] == Event("io", 0, 42, data, 0x1234, events[0].host, 0, events[0].cost, 0)
+    assert events[0].host > 0 and events[0].cost > 0 and events[1].guest > 0
     assert len(tracer) == 1
     assert caplog.text.count("a trace listener raised") == 1

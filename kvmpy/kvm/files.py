@@ -57,12 +57,17 @@ class Mapping:
         check(call, error[0])
         self.size = size
         unmap = lib.kvm_unmap
-        self.pointer: Any = ffi.gc(ffi.cast(ctype, raw), lambda pointer: unmap(pointer, size))
+        self._attached = attached = [True]
+
+        def end(pointer: Any) -> None:
+            attached.clear()  # among garbage in a cycle, the pointer may go before its owner is closed
+            unmap(pointer, size)
+
+        self.pointer: Any = ffi.gc(ffi.cast(ctype, raw), end)
         """Unmapped when the last reference to this pointer goes."""
-        self._attached = True
 
     def detach(self) -> None:
         """Lets the file go; the memory keeps its first page and becomes private, so that old pointers stay valid."""
         if self._attached:
-            self._attached = False
+            self._attached.clear()
             check("mmap", lib.kvm_map_detach(self.pointer, self.size))

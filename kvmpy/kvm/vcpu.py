@@ -14,6 +14,9 @@ from kvmpy.native import CData, check, ffi, lib
 if TYPE_CHECKING:
     from kvmpy.kvm.vm import KvmVm
 
+MOST_PARTS = 64
+"""Exits of one instruction that accesses a device."""
+
 _RUN = lib.kvm_vcpu_run
 _KICK = lib.kvm_vcpu_kick
 
@@ -212,6 +215,40 @@ class KvmVcpu(KvmFile):
     def enable_cap(self, capability: int, *arguments: int, flags: int = 0) -> None:
         """KVM_ENABLE_CAP on the vCPU, with up to four arguments."""
         self.ioctl_ptr("KVM_ENABLE_CAP", ffi.new("struct kvm_enable_cap *", {"cap": capability, "flags": flags, "args": list(arguments)}))
+
+    # Tracing.
+
+    def position(self) -> tuple[int, int]:
+        """Linear RIP and CPL. From the first call on every run stores the registers where KVM can do that (KVM_CAP_SYNC_REGS): later
+        calls need no ioctl."""
+        from kvmpy.regs import cpl, linear_rip
+
+        wanted = lib.KVM_SYNC_X86_REGS | lib.KVM_SYNC_X86_SREGS
+        if self.record.kvm_valid_regs & wanted == wanted:
+            regs, sregs = self.record.s.regs.regs, self.record.s.regs.sregs
+        else:
+            regs, sregs = self.get_regs(), self.get_sregs()
+            if self._vm_check(lib.KVM_CAP_SYNC_REGS) & wanted == wanted:
+                self.record.kvm_valid_regs |= wanted
+        return linear_rip(regs, sregs), cpl(sregs, regs.rflags)
+
+    def fault(self, vector: int, error: int | None) -> None:
+        """KVM finishes an access only when it is run again (KVM API 5, note on KVM_EXIT_IO): it does, then a read is taken back."""
+        before = self.get_regs()
+        record, reason = self.record, int(self.record.exit_reason)
+        done = (reason == lib.KVM_EXIT_IO and record.io.direction == lib.KVM_EXIT_IO_OUT) or (
+            reason == lib.KVM_EXIT_MMIO and record.mmio.is_write
+        )
+        for _ in range(MOST_PARTS):
+            record.immediate_exit = 1
+            if self.run() == lib.KVM_EXIT_INTR:
+                break
+        if not done:
+            self.set_regs(before)
+        events = self.get_events()
+        events.exception.injected, events.exception.pending, events.exception.nr = 1, 0, vector
+        events.exception.has_error_code, events.exception.error_code = int(error is not None), error or 0
+        self.set_events(events)
 
     # Time.
 

@@ -197,6 +197,20 @@ class SoftVcpu:
             return None
         return int(hit.linear), int(hit.size), int(hit.kind)
 
+    # Tracing.
+
+    def position(self) -> tuple[int, int]:
+        """Linear address and privilege level of the instruction that the present exit is about."""
+        cpl = ffi.new("uint32_t *")
+        return int(lib.kp_vcpu_position(self._pointer(), cpl)), int(cpl[0])
+
+    def fault(self, vector: int, error: int | None) -> None:
+        check("kp_vcpu_fault", lib.kp_vcpu_fault(self._pointer(), vector, error is not None, error or 0))
+
+    def answer(self, values: list[int]) -> None:
+        """What the access that a rule has stopped reads or writes: in place of the record's data from the second on."""
+        check("kp_vcpu_trace_answer", lib.kp_vcpu_trace_answer(self._pointer(), values, len(values)))
+
     # Time and counters.
 
     def get_tsc_khz(self) -> int:

@@ -11,6 +11,11 @@ from kvmpy.soft.vcpu import SoftVcpu
 PAGE = 4096
 NO_DEADLINE = (1 << 64) - 1
 _FOR_EVER = (1 << 63) - 1
+_TAKEN = 1024
+_U32 = (1 << 32) - 1
+
+Pair = tuple[int, int]
+Rule = tuple[int, int, int, Pair, Pair, Pair, Pair, Pair, Pair]
 
 
 class SoftVm:
@@ -19,6 +24,8 @@ class SoftVm:
 
     name = "soft"
     threaded = False
+    traceable = frozenset(
+        ("io", "mmio", "msr", "cpuid", "irq", "exception", "hypercall", "block", "instruction", "memory"))
 
     def __init__(self, virtual_clock: bool = False, tsc_khz: int = 0) -> None:
         self._vm: CData = lib.kp_vm_create(int(virtual_clock), tsc_khz)
@@ -27,6 +34,7 @@ class SoftVm:
         self.virtual_clock = virtual_clock
         self.vcpus: dict[int, SoftVcpu] = {}
         self._slots: dict[int, int] = {}
+        self._taken: CData = None
 
     def __enter__(self) -> SoftVm:
         return self
@@ -127,6 +135,35 @@ class SoftVm:
     def take_doorbells(self) -> int:
         """Bit n: the nth doorbell has rung since the last call."""
         return int(lib.kp_vm_take_doorbells(self._pointer()))
+
+    # Tracing.
+
+    def set_trace(self, channel: int, rules: list[Rule], *, host: bool, fd: int = -1) -> None:
+        """Replaces the rules of a channel; without rules it is closed. A rule is (kind, KP_RULE_*, group, and the first and last
+        subject, value, RIP, size, vCPU, CPL). Records go into the file `fd`, or wait for trace_take; `host`: with the host's time."""
+        table = ffi.new("struct kp_trace_rule[]", max(len(rules), 1))
+        for entry, (kind, flags, group, subject, value, rip, size, vcpu, cpl) in zip(table, rules, strict=False):
+            entry.kind, entry.flags, entry.group = kind, flags, group
+            entry.subject, entry.value, entry.rip = subject, value, rip
+            for small, (low, high) in ((entry.size, size), (entry.vcpu, vcpu), (entry.cpl, cpl)):
+                small[0], small[1] = min(low, _U32), min(high, _U32)
+        flags = lib.KP_TRACE_HOST if host else 0
+        check("kp_vm_set_trace", lib.kp_vm_set_trace(self._pointer(), channel, table, len(rules), flags, fd))
+
+    def trace_take(self, channel: int) -> bytes:
+        """Some of the oldest records of a channel without a file, whole with what follows them; empty where there are none."""
+        if self._taken is None:
+            self._taken = ffi.new("struct kp_trace_record[]", _TAKEN)
+        count = lib.kp_vm_trace_take(self._pointer(), channel, self._taken, _TAKEN)
+        return bytes(ffi.buffer(self._taken, count * ffi.sizeof("struct kp_trace_record"))) if count else b""
+
+    def trace_flush(self, channel: int, *, last: bool = False) -> None:
+        """Brings a channel's records into its file; `last`: also the access that has just been answered. Raises HostError."""
+        check("write of the trace", lib.kp_vm_trace_flush(self._pointer(), channel, int(last)))
+
+    def trace_lost(self, channel: int) -> int:
+        """Records that no memory was left for."""
+        return int(lib.kp_vm_trace_lost(self._pointer(), channel))
 
     # Interrupt chips.
 

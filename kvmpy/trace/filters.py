@@ -126,6 +126,7 @@ class Filter:
         """The kinds that it may choose."""
         self.named: frozenset[str] = frozenset().union(*(clause.kinds for clause in positive if clause.kinds != ALL))
         """Those of them that a clause names, rather than `all`."""
+        self._static: dict[str, tuple[list[Rule], list[Rule]]] = {}
         self._checks = {kind: self._compile(kind, positive) for kind in self.kinds}
 
     def _compile(self, kind: str, positive: list[Clause]) -> tuple[list[_Checks], list[_Checks]]:
@@ -168,10 +169,27 @@ class Filter:
                         found.append(rule)
         return found
 
-    @property
-    def needs_rip(self) -> bool:
-        """Does a condition ask for RIP or CPL?"""
-        return any(test.key in ("rip", "cpl") for clause in self.clauses for test in clause.tests)
+    def exact(self, kinds: Iterable[str]) -> bool:
+        """Do `rules` say all that the filter says of those kinds?"""
+        return all(_rule(kind, clause).exact for kind in kinds for clause in self.clauses if kind in clause.kinds)
+
+    def may(self, kind: str, vcpu: int, subject: int, size: int, write: bool) -> bool:
+        """Could it choose such an access? Decides by what is known before there is an event."""
+        rules = self._static.get(kind)
+        if rules is None:
+            found = self.rules([kind])
+            decided = [rule for rule in found if rule.negative and rule.value == rule.rip == rule.cpl == _ANY]
+            rules = self._static[kind] = [rule for rule in found if not rule.negative], decided
+        last = subject + (size - 1 if kind in _ACCESSES else 0)
+
+        def fits(rule: Rule) -> bool:
+            return (
+                rule.subject.low <= last and subject <= rule.subject.high and rule.direction != (1 if write else 2)
+                and rule.size.low <= size <= rule.size.high and rule.vcpu.low <= vcpu <= rule.vcpu.high
+            )  # fmt: skip
+
+        wanted, refused = rules
+        return any(map(fits, wanted)) and not any(map(fits, refused))
 
 
 _Checks = list[Callable[[Event], bool]]

@@ -452,7 +452,7 @@ packet: .byte   24, 0
         .quad   0, 0xF0000000
     """)
     assert Kept(machine.memory, 0).carry and Kept(machine.memory, 0).ah == 0x09
-    assert machine.events["BIOS disk: transfer outside RAM"] == 1
+    assert machine.device_events["BIOS disk: transfer outside RAM"] == 1
 
 
 def test_time(boot):

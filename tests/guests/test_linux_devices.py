@@ -55,7 +55,7 @@ def test_random_numbers_console_and_balloon(kind: str) -> None:
         assert machine.run(SECONDS, until="kvmpy-guest: all checks passed") == Stopped("until"), machine.serial.text
         assert balloon.given == 2048 and balloon.reported > 1 << 20
         assert isinstance(machine.run(SECONDS), PowerOff) and "output through hvc0" in end.text
-        balloon_events = {name for name in machine.events if "pages" in name or "reset" in name}
+        balloon_events = {name for name in machine.device_events if "pages" in name or "reset" in name}
         assert not balloon_events
 
 
@@ -141,7 +141,7 @@ def test_two_virtio_disks_with_ext4(tmp_path: Path, kind: str, append: str) -> N
         counts = [model.requests for model in models if isinstance(model, VirtioBlk)]
         assert len(counts) == 2 and all(count["write"] and count["flush"] and not count["errors"] for count in counts)
         assert all(count["threaded"] >= count["flush"] for count in counts) and machine.statistics["doorbells"] > 100
-        assert not machine.events, machine.events
+        assert not machine.device_events, machine.device_events
     for image in images:
         check = subprocess.run([tool("e2fsck"), "-fn", image], capture_output=True, text=True, timeout=60, check=False)
         assert check.returncode == 0, check.stdout

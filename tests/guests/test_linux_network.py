@@ -66,7 +66,7 @@ def boot(kind: str, net: str, append: str, kernel: str = "vmlinuz", initrd: str 
         verdict = machine.run(SECONDS)
         text = machine.serial.text
         assert isinstance(verdict, PowerOff) and "kvmpy-guest: all checks passed" in text, f"{verdict}\n{text}"
-        assert not machine.events, machine.events
+        assert not machine.device_events, machine.device_events
         return text
 
 
