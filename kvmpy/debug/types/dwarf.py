@@ -140,7 +140,7 @@ class DwarfTypes:
         attributes = die.attributes
         name = _text(attributes["DW_AT_name"].value) if "DW_AT_name" in attributes else ""
         at = attributes["DW_AT_data_member_location"].value if "DW_AT_data_member_location" in attributes else 0
-        offset = 8 * at if isinstance(at, int) else 0
+        offset = 8 * (at if isinstance(at, int) else _plus_constant(at))
         bits = int(attributes["DW_AT_bit_size"].value) if "DW_AT_bit_size" in attributes else 0
         if "DW_AT_data_bit_offset" in attributes:
             offset = int(attributes["DW_AT_data_bit_offset"].value)
@@ -163,6 +163,13 @@ def _count(die: Any) -> int:
             if isinstance(value, int) and 0 <= value + more < 1 << 32:
                 return value + more
     return 0
+
+
+def _plus_constant(expression: list[int]) -> int:
+    """What DW_OP_plus_uconst adds: DWARF 2 has members' places as expressions. 0 for any other."""
+    if not expression or expression[0] != 0x23:
+        return 0
+    return sum((byte & 0x7F) << 7 * index for index, byte in enumerate(expression[1:]))
 
 
 def _text(name: Any) -> str:

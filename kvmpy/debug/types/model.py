@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+_DEEPEST = 32
+"""Types come from files and from guests: what refers to itself without end is cut here."""
+
 
 class CType:
     """Base of all types: `size` in bytes, 0 where there is none."""
@@ -58,7 +61,7 @@ class Pointer(CType):
         return self.find()
 
     def __str__(self) -> str:
-        return f"{self.target} *"
+        return spell(self)
 
 
 @dataclass(eq=False)
@@ -72,10 +75,15 @@ class Array(CType):
 
     @property
     def size(self) -> int:  # type: ignore[override]
-        return self.count * self.element.size
+        total, kind = self.count, bare(self.element)
+        for _ in range(_DEEPEST):
+            if not isinstance(kind, Array):
+                return total * kind.size
+            total, kind = total * kind.count, bare(kind.element)
+        return 0
 
     def __str__(self) -> str:
-        return f"{self.element}[{self.count}]"
+        return spell(self)
 
 
 @dataclass(eq=False)
@@ -94,7 +102,7 @@ class Alias(CType):
         return bare(self).size
 
     def __str__(self) -> str:
-        return self.name or str(self.target)
+        return spell(self)
 
 
 @dataclass(eq=False)
@@ -122,16 +130,17 @@ class Struct(CType):
 
     def member(self, name: str) -> tuple[Member, int] | None:
         """A member and its offset in bits, also one of an unnamed structure inside."""
-        return self._member(name, 0)
+        return self._member(name, set())
 
-    def _member(self, name: str, depth: int) -> tuple[Member, int] | None:
+    def _member(self, name: str, seen: set[int]) -> tuple[Member, int] | None:
+        seen.add(id(self))
         for one in self.members:
             if one.name == name:
                 return one, one.offset
         for one in self.members:
-            if not one.name and depth < 16:
-                inner = bare(one.type)
-                found = inner._member(name, depth + 1) if isinstance(inner, Struct) else None
+            inner = bare(one.type) if not one.name else None
+            if isinstance(inner, Struct) and id(inner) not in seen:
+                found = inner._member(name, seen)
                 if found is not None:
                     return found[0], one.offset + found[1]
         return None
@@ -156,9 +165,22 @@ class Function(CType):
         return self.name or "function"
 
 
+def spell(type: CType, depth: int = 0) -> str:
+    """The C name of a type; damaged types that run in a circle end in "..."."""
+    if depth > _DEEPEST:
+        return "..."
+    if isinstance(type, Alias):
+        return type.name or spell(type.target, depth + 1)
+    if isinstance(type, Pointer):
+        return f"{spell(type.target, depth + 1)} *"
+    if isinstance(type, Array):
+        return f"{spell(type.element, depth + 1)}[{type.count}]"
+    return str(type)
+
+
 def bare(type: CType) -> CType:
     """The type behind typedefs and qualifiers; damaged types that run in a circle are void."""
-    for _ in range(64):
+    for _ in range(_DEEPEST):
         if not isinstance(type, Alias):
             return type
         type = type.target

@@ -11,7 +11,9 @@ from kvmpy.debug.types.model import Array, CType, Enum, Number, Pointer, Struct,
 from kvmpy.errors import KvmpyError, MemoryAccessError, NotMappedError
 
 MOST_ELEMENTS = 1 << 16
+_MOST_BYTES = 16 << 20
 _SHOWN = 16
+_DEEPEST = 8
 _LAST = (1 << 64) - 1
 
 
@@ -24,6 +26,18 @@ class Space(Protocol):
 
     def read(self, address: int, size: int) -> bytes: ...
     def write(self, address: int, data: bytes) -> bool: ...
+
+
+class _Budget:
+    """So many values are read at once at most: structures out of damaged debug information can hold each other over and over."""
+
+    def __init__(self) -> None:
+        self.left = MOST_ELEMENTS
+
+    def spent(self) -> bool:
+        """Takes one; true when there is none."""
+        self.left -= 1
+        return self.left < 0
 
 
 class Value:
@@ -97,6 +111,8 @@ class Value:
     def bytes(self, size: int | None = None) -> bytes:
         """The bytes of it. Raises MemoryAccessError."""
         wanted = self.type.size if size is None else size
+        if wanted > _MOST_BYTES:
+            raise PathError(f"{self.type} has {wanted} bytes: too many to read at once")
         data = self._space.read(self.address, wanted)
         if len(data) < wanted:
             raise NotMappedError(self.address + len(data), wanted - len(data))
@@ -132,7 +148,12 @@ class Value:
 
     def get(self, depth: int = 4) -> Any:
         """A plain Python value: int, float, bool, str for character arrays, lists, dicts; what lies deeper than `depth` is "..."."""
+        return self._get(depth, _Budget())
+
+    def _get(self, depth: int, budget: _Budget) -> Any:
         kind = bare(self.type)
+        if budget.spent():
+            return "..."
         if isinstance(kind, Number) and not self._bits:
             if kind.kind == "float":
                 return self._float()
@@ -142,12 +163,12 @@ class Value:
         if isinstance(kind, Array):
             if _is_char(kind.element):
                 return self.string()
-            return [one.get(depth - 1) for one in self] if depth else "..."
+            return [one._get(depth - 1, budget) for one in self] if depth > 0 else "..."
         if isinstance(kind, Struct):
-            return self._fields(lambda value: value.get(depth - 1)) if depth else "..."
+            return self._fields(lambda value: value._get(depth - 1, budget)) if depth > 0 else "..."
         return self.address
 
-    def _fields(self, take: Callable[[Value], Any]) -> dict[str, Any]:
+    def _fields(self, take: Callable[[Value], Any], inside: int = 0) -> dict[str, Any]:
         kind = bare(self.type)
         assert isinstance(kind, Struct)
         out: dict[str, Any] = {}
@@ -156,8 +177,8 @@ class Value:
                 out[one.name] = take(self.member(one.name))
             else:
                 inner = Value(self._space, one.type, self.address + one.offset // 8)
-                if isinstance(bare(inner.type), Struct):
-                    out |= inner._fields(take)
+                if isinstance(bare(inner.type), Struct) and inside < _DEEPEST:
+                    out |= inner._fields(take, inside + 1)
         return out
 
     def set(self, value: int) -> None:
@@ -180,14 +201,16 @@ class Value:
 
     def __str__(self) -> str:
         try:
-            return self._show(3)
+            return self._show(3, _Budget())
         except MemoryAccessError as error:
             return f"<nothing mapped at {error.address:#x}>"
         except KvmpyError as error:
             return f"<{error}>"
 
-    def _show(self, depth: int) -> str:
+    def _show(self, depth: int, budget: _Budget) -> str:
         kind = bare(self.type)
+        if budget.spent():
+            return "..."
         if isinstance(kind, Enum):
             number = int(self)
             return f"{kind.names[number]} ({number})" if number in kind.names else str(number)
@@ -200,12 +223,12 @@ class Value:
                 return f'"{self.string()}"'
             if not depth:
                 return "[...]"
-            shown = [self.element(index)._show(depth - 1) for index in range(min(kind.count, _SHOWN))]
+            shown = [self.element(index)._show(depth - 1, budget) for index in range(min(kind.count, _SHOWN))]
             return "[" + ", ".join(shown + ["..."] * (kind.count > _SHOWN)) + "]"
         if isinstance(kind, Struct):
             if not depth:
                 return "{...}"
-            fields = self._fields(lambda value: value._show(depth - 1))
+            fields = self._fields(lambda value: value._show(depth - 1, budget))
             return "{" + ", ".join(f"{name} = {text}" for name, text in fields.items()) + "}"
         if isinstance(kind, Number):
             return str(self.get())

@@ -13,7 +13,10 @@ from tests.debug.build import HERE, compile_c, needs_gcc
 pytestmark = needs_gcc
 
 
-@pytest.fixture(params=[(64, "-gdwarf-5"), (64, "-gdwarf-3"), (32, "-gdwarf-4")], ids=lambda param: f"{param[0]}{param[1]}", scope="module")
+FORMS = [(64, "-gdwarf-5"), (64, "-gdwarf-3"), (32, "-gdwarf-2"), (32, "-gdwarf-4")]
+
+
+@pytest.fixture(params=FORMS, ids=lambda param: f"{param[0]}{param[1]}", scope="module")
 def machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     image = compile_c(HERE / "inspected.c", tmp_path_factory.mktemp("values"), *request.param)
     with Machine(memory="8M", backend="soft") as machine:
