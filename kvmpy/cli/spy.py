@@ -15,14 +15,13 @@ from kvmpy.cli.trace import Output, read_filter, table_length
 from kvmpy.errors import ConfigError, MissingCapability
 from kvmpy.trace.event import Event
 from kvmpy.trace.formats import Format
-from kvmpy.trace.summary import Summary
+from kvmpy.trace.summary import TRACED, Summary
 from kvmpy.trace.text import TextFormat
 
 if TYPE_CHECKING:
     from kvmpy.debug.symbols import Symbols
     from kvmpy.spy.session import Spy
 
-PARTS = ("in the guest", "in the traced program and its tracing", "not running")
 
 
 def spy(arguments: Namespace) -> int:
@@ -42,7 +41,8 @@ def spy(arguments: Namespace) -> int:
     takers: list[Format] = [summary] if arguments.count else []
     output = None
     if arguments.output or not arguments.count:
-        about = {"pid": pid} if pid else {"command": command}
+        traced = f"process {pid}" if pid else " ".join(command)
+        about = {"image": command[0] if command else traced, "traced": traced}
         output = Output(arguments, sys.stderr, symbols, about)
         takers.append(output.format)
         if arguments.regs and isinstance(output.format, TextFormat):
@@ -73,7 +73,7 @@ def spy(arguments: Namespace) -> int:
     if not pid and not session.kvm_used:
         say("the command made no KVM call" + ("" if arguments.follow else "; if a child of it runs the VM: -f follows child processes"))
     if arguments.count:
-        for line in summary.lines(symbols, top, PARTS):
+        for line in summary.lines(symbols, top, TRACED):
             tell(line)
     return status.OK if code is None else code
 

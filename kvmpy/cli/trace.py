@@ -15,7 +15,7 @@ from kvmpy.cli.run import run, symbol_file
 from kvmpy.errors import ConfigError, HostError, ImageError
 from kvmpy.trace.event import Event
 from kvmpy.trace.formats import Format, Saved, format_of, is_trace, make_format, open_trace
-from kvmpy.trace.summary import Summary
+from kvmpy.trace.summary import PARTS, TRACED, Summary
 from kvmpy.trace.text import TextFormat
 from kvmpy.trace.words import Symbols
 from kvmpy.verdicts import Stopped
@@ -229,7 +229,7 @@ def _show(arguments: Namespace, top: int) -> int:
 
             print(json.dumps({"trace": summary.data(names)}))
         elif arguments.count:
-            print("\n".join(summary.lines(names, top)))
+            print("\n".join(summary.lines(names, top, TRACED if "traced" in saved.about else PARTS)))
     return code
 
 

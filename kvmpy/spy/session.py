@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from kvmpy.errors import ConfigError, HostError, MissingCapability
@@ -73,6 +74,8 @@ class Spy:
         self._runs = runs
         self._say = say
         self._threads: dict[int, _Thread] = {}
+        self._stopped: tuple[_Thread, int] | None = None
+        """The thread that waits for us to go on, and the signal that it is to get."""
         self._processes: dict[int, _Process] = {}
         self._started: Started | None = None
         self._filtered = False
@@ -148,20 +151,21 @@ class Spy:
             self._kill()
         elif not self._detaching:
             self._detaching = True
+            if self._stopped is not None:
+                # Something went wrong while it was being looked at: it will not tell of another stop.
+                (thread, number), self._stopped = self._stopped, None
+                with suppress(Gone):
+                    self._let_go(thread, number)
             for tid in list(self._threads):
-                try:
+                with suppress(Gone):
                     tracee.interrupt(tid)
-                except Gone:
-                    pass
         while self._threads:
             self._step()
 
     def _kill(self) -> None:
         for process in self._processes.values():
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
 
     def close(self) -> None:
         """Detaches from whatever is left, and gives the signals back."""
@@ -191,10 +195,8 @@ class Spy:
             return
         if tid:
             host = time.monotonic_ns()
-            try:
+            with suppress(Gone):
                 self._handle(tid, status, host)
-            except Gone:
-                pass
             return
         info = signal.sigtimedwait(_SIGNALS, _PATIENCE)
         if info is None:
@@ -207,10 +209,8 @@ class Spy:
         if self._started is None:
             self.detach()
         elif info.si_code != _SI_KERNEL:
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(self._root, info.si_signo)
-            except ProcessLookupError:
-                pass
 
     def _tell_waiting(self) -> None:
         late = time.monotonic_ns() - int(_PATIENCE * 1e9)
@@ -230,6 +230,8 @@ class Spy:
         if thread is None:
             # The first stop of a new thread may come before its maker's event.
             thread = self._add(tid, int(tracee.read_status(tid).get("Tgid", tid)))
+        number = stop.number if kind == "signal" else 0
+        self._stopped = thread, number
         if kind == "call":
             if thread.call is not None:
                 self._leave(thread, tracee.result_of(tid), host)
@@ -239,13 +241,14 @@ class Spy:
             self._enter(thread)
         elif kind == "event" and stop.number == tracee.EXEC:
             self._exec(thread)
+        self._stopped = None
         if self._detaching:
-            self._let_go(thread, stop.number if kind == "signal" else 0)
+            self._let_go(thread, number)
         elif kind == "stopped":
             tracee.listen(tid)
         else:
             how = tracee.SYSCALL if thread.call is not None or not self._filtered else tracee.CONT
-            tracee.resume(tid, how, stop.number if kind == "signal" else 0)
+            tracee.resume(tid, how, number)
 
     # Threads and processes.
 

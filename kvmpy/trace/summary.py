@@ -14,6 +14,8 @@ from kvmpy.units import format_ns
 MOST_ROWS = 1 << 14
 OTHERS = "(others)"
 PARTS = ("in the guest", "in devices", "in kvmpy")
+TRACED = ("in the guest", "in the traced program and its tracing", "not running")
+"""Of a program that kvmpy spy traced; `about` names it as "traced" then."""
 
 Key = tuple[str, str, int | None]
 

@@ -59,6 +59,32 @@ def test_the_process_ends_while_we_watch(kvm: None, started: Any) -> None:
     assert result.stderr.splitlines()[-1].endswith("exit status 7")
 
 
+def test_a_reader_that_goes_away_leaves_the_process_alone(kvm: None, started: Any) -> None:
+    vmm = started([*VMM, "1", "2", "60"])
+    assert vmm.stdout.readline() == "ready\n"
+    shell = f"{' '.join(SPY)} -p {vmm.pid} 2>&1 >/dev/null | head -n 1; echo ${{PIPESTATUS[0]}}"
+    watcher = started(["bash", "-c", shell])
+    lines = watcher.communicate(timeout=LIMIT)[0].splitlines()
+    assert lines[-1] == "141" and _tracer(vmm.pid) == 0
+    assert vmm.communicate(timeout=LIMIT)[0].splitlines()[-1] == "round 60" and vmm.returncode == 7
+
+
+def test_a_stopped_process_stays_stopped_until_it_is_continued(kvm: None, started: Any) -> None:
+    vmm = started([*VMM, "1", "1", "60"])
+    assert vmm.stdout.readline() == "ready\n"
+    watcher = started([*SPY, "-p", str(vmm.pid)], stderr=-3)
+    _wait_for(lambda: _tracer(vmm.pid) == watcher.pid, "attached")
+    vmm.send_signal(signal.SIGSTOP)
+    time.sleep(0.5)
+    stopped = Path(f"/proc/{vmm.pid}/stat").read_text().rpartition(")")[2].split()[0]
+    watcher.send_signal(signal.SIGINT)
+    assert watcher.wait(LIMIT) == 0
+    _wait_for(lambda: Path(f"/proc/{vmm.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T", "stopped")
+    assert stopped in "tT" and vmm.poll() is None
+    vmm.send_signal(signal.SIGCONT)
+    assert vmm.communicate(timeout=LIMIT)[0].splitlines()[-1] == "round 60" and vmm.returncode == 7
+
+
 def test_what_cannot_be_attached_to(started: Any, kvm: None) -> None:
     idle = started([sys.executable, "-c", "import time; print('up', flush=True); time.sleep(30)"])
     assert idle.stdout.readline() == "up\n"

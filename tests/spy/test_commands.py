@@ -131,6 +131,16 @@ def test_errors_are_one_line(arguments: list[str], status: int, text: str) -> No
     assert text in result.stderr and "Traceback" not in result.stderr and len(result.stderr.splitlines()) == 1
 
 
+def test_a_32_bit_program(tmp_path: Path) -> None:
+    source, program = tmp_path / "exit.S", tmp_path / "exit"
+    source.write_text(".globl _start\n_start: mov $1, %eax; mov $5, %ebx; int $0x80\n")
+    built = subprocess.run(["gcc", "-m32", "-nostdlib", "-static", "-no-pie", "-o", program, source], capture_output=True, text=True)
+    if built.returncode:
+        pytest.skip("gcc cannot build 32-bit programs here")
+    result = spy("--", program)
+    assert result.returncode == 69 and "is a 32-bit program" in result.stderr and len(result.stderr.splitlines()) == 1
+
+
 def test_the_package_is_missing(tmp_path: Path) -> None:
     code = "import sys; sys.modules['ptrace'] = None; from kvmpy.cli.main import main; sys.exit(main(['spy', '--', 'true']))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT, env=ENVIRONMENT)

@@ -61,7 +61,8 @@
   // Where the time of each vCPU went.
   function shares() {
     if (!measured) return;
-    const parts = [["guest", "in the guest", "guest_ns"], ["device", "in devices", "device_ns"], ["rest", "in kvmpy", "kvmpy_ns"]];
+    const [device, rest] = data.about.traced ? ["in the traced program", "not running"] : ["in devices", "in kvmpy"];
+    const parts = [["guest", "in the guest", "guest_ns"], ["device", device, "device_ns"], ["rest", rest, "kvmpy_ns"]];
     const lanes = Object.entries(data.vcpus).map(([index, span]) => {
       const whole = sum(parts.map((part) => span[part[2]])) || 1;
       const words = parts.map((part) => `${ns(span[part[2]])} ${part[1]} (${percent(span[part[2]] / whole)})`).join(", ");
