@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -78,3 +79,21 @@ def test_memtest_starts_on_serial():
         verdict = machine.run(SECONDS, until="Pass")
         assert verdict == Stopped("until"), machine.serial.text[-2000:]
         assert "Memtest86+" in machine.serial.text
+
+
+def test_memtest_tests_memory_on_two_cpus():
+    """By hand: kvmpy run memtest64.bin --cpus 2 -m 64M --append console=ttyS0,115200"""
+    (image,) = cached("memtest64.bin")
+    with Machine("64M", 2, backend="soft") as machine:
+        machine.load(image, append="console=ttyS0,115200")
+        verdict = machine.run(SECONDS, until="#5 ")
+        screen = machine.serial.text
+        places = [cpu.registers.rip for cpu in machine.cpu]
+    assert verdict == Stopped("until"), screen[-2000:]
+    assert "2 Cores 2 Threads" in screen and "SMP: 2T (PAR)" in screen and "Using: All Cores" in screen
+    # Test after test (the screen is drawn every second: short ones may not show), without an error so far.
+    tests = [int(number) for number in re.findall(r"#(\d+) ", screen)]
+    assert tests == sorted(tests) and len(set(tests)) > 1 and tests[-1] == 5
+    assert max(int(percent) for percent in re.findall(r"\x1b\[2;35H\D*?(\d+)%", screen.replace("\x1b[0m", ""))) >= 10
+    assert set(re.findall(r"Errors: *(\d+)", screen)) == {"0"}
+    assert all(0x1000 < place < 64 << 20 for place in places)  # both CPUs are in the program, none still waits for its start

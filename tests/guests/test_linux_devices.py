@@ -145,3 +145,22 @@ def test_two_virtio_disks_with_ext4(tmp_path: Path, kind: str, append: str) -> N
     for image in images:
         check = subprocess.run([tool("e2fsck"), "-fn", image], capture_output=True, text=True, timeout=60, check=False)
         assert check.returncode == 0, check.stdout
+
+
+@pytest.mark.slow
+def test_micro_without_acpi_tells_its_devices_on_the_command_line() -> None:
+    """Linux without ACPI takes virtio-mmio devices from `virtio_mmio.device=`, where it was built with
+    CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES; Debian's kernels are not, and show the words alone."""
+    needs("rng")
+    devices = [VirtioRng(), VirtioBalloon()]
+    with Machine("256M", machine="micro", backend="soft", devices=devices) as machine:
+        append = "console=ttyS0 acpi=off ignore_loglevel kvmpy.test=rng"
+        machine.load(CACHE / "vmlinuz", initrd=CACHE / "initrd.cpio.gz", append=append)
+        assert machine.run(SECONDS, until="kvmpy-guest: rng ") == Stopped("until"), machine.serial.text
+        machine.run(1)
+        text = machine.serial.text
+    for device in (0, 1):
+        assert f" virtio_mmio.device=512@{0xFEB00000 + 0x1000 * device:#x}:{(5, 6)[device]}" in text, text
+    if "virtio_mmio: unknown parameter 'device'" in text:
+        pytest.skip("this kernel has no CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES: it got the words and cannot use them")
+    assert "kvmpy-guest: rng virtio_rng.0" in text
