@@ -158,7 +158,7 @@ else:
         def make_distribution(self) -> None:
             wanted = {".css", ".js"}  # of the page of a trace
             wanted |= {".c", ".h", ".inc", ".def", ".S", ".s", ".ld", ".mk", ".py", ".typed", ".md", ".sh", ".txt", ".bin", ".img"}
-            for top in ("kvmpy", "firmware", "guests", "tests", "docs"):
+            for top in ("kvmpy", "firmware", "guests", "examples", "tests", "docs"):
                 for path in sorted((ROOT / top).rglob("*")):
                     here = path.relative_to(ROOT)
                     built = "blobs" in here.parts or "__pycache__" in here.parts or path.name.startswith("_native")

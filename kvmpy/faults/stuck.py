@@ -48,6 +48,7 @@ class DeviceFaults:
         self._parts = [device, *getattr(device, "bars", ())]
         self._ways = [(part, part.read, part.write) for part in self._parts]
         self._name = device.name or type(device).__name__
+        self._carried: Any = getattr(device, "device", None)  # a virtio device behind its transport, whose doorbells pass the buses by
         self._stuck = False
 
     def stick(self, value: int | None = None, *, at: int | None = None, instructions: int | None = None) -> StuckDevice:
@@ -83,6 +84,8 @@ class DeviceFaults:
                 return seen[offset, size]
 
             self._redirect(part, frozen, lambda offset, size, value: None)
+        if hasattr(self._carried, "notify"):
+            self._carried.notify = lambda index: None
         for line in lines_of(self._device):
             line.stuck = True
 
@@ -92,6 +95,8 @@ class DeviceFaults:
         self._stuck = False
         for part, read, write in self._ways:
             self._redirect(part, read, write)
+        if hasattr(self._carried, "notify"):
+            del self._carried.notify
         for line in lines_of(self._device):
             line.stuck = False
 

@@ -96,7 +96,7 @@ def _find(request: pytest.FixtureRequest, path: str) -> Path:
 
 
 def _make(request: pytest.FixtureRequest, backend: str, **more: Any) -> GuestMachine:
-    from kvmpy.errors import ImageError, KvmpyError
+    from kvmpy.errors import KvmpyError
 
     path, options = _options(request)
     options |= more
@@ -106,6 +106,7 @@ def _make(request: pytest.FixtureRequest, backend: str, **more: Any) -> GuestMac
     from kvmpy.testing.machine import GuestMachine
 
     loading = {name: options.pop(name) for name in LOADING if name in options}
+    failed = ""
     try:
         try:
             machine = GuestMachine(backend=backend, **options)
@@ -119,8 +120,10 @@ def _make(request: pytest.FixtureRequest, backend: str, **more: Any) -> GuestMac
             machine.load(_find(request, path), **loading)
         elif loading:
             raise pytest.UsageError(f"{request.node.nodeid}: marker guest: {', '.join(loading)} without a path")
-    except (KvmpyError, ImageError) as error:
-        pytest.fail(f"{request.node.nodeid}: {error}", pytrace=False)
+    except KvmpyError as error:
+        failed = f"{request.node.nodeid}: {error}"
+    if failed:
+        pytest.fail(failed, pytrace=False)  # out here it does not show as a second error
     return machine
 
 
@@ -167,9 +170,12 @@ def assemble(tmp_path: Path) -> Iterator[Callable[..., Program]]:
         try:
             return build(source, tmp_path, mode, **options)
         except MissingCapability as error:
-            pytest.skip(str(error))
+            missing, failed = str(error), ""
         except ImageError as error:
-            pytest.fail(str(error), pytrace=False)
+            missing, failed = "", str(error)
+        if missing:
+            pytest.skip(missing)
+        pytest.fail(failed, pytrace=False)
 
     yield make
 
