@@ -53,11 +53,12 @@ def spy(arguments: Namespace) -> int:
             for taker in takers:
                 taker(event)
 
-    registers = arguments.regs or bool(arguments.symbols)
+    addresses = arguments.rip or bool(arguments.symbols)
     try:
         with session_type(
-            listen, follow=arguments.follow, registers=registers, calls=not arguments.exits, runs=arguments.all_ioctls, say=say
-        ) as session:
+            listen, follow=arguments.follow, addresses=addresses, registers=arguments.regs, calls=not arguments.exits,
+            runs=arguments.all_ioctls, say=say,
+        ) as session:  # fmt: skip
             if pid:
                 session.attach(pid)
             else:

@@ -38,6 +38,7 @@ def add_parser(commands: Any) -> None:
         help="only these events: KIND[:WHAT][[CONDITION,...]], as io:0x3f8-0x3ff[write], ioctl:KVM_IRQ_*, !exit:intr (repeatable)")
     add("--exits", action="store_true", help="exits only, no calls")
     add("--all-ioctls", action="store_true", help="KVM_RUN as a call, too")
+    add("--rip", action="store_true", help="the address of the guest's instruction at every exit (--regs and --symbols imply it)")
     add("--regs", action="store_true", help="the guest's registers and its instruction at every exit")
     add("--symbols", action="append", default=[], metavar="FILE[@OFFSET]",
         help="names of the guest's addresses: ELF file, kernel or System.map (repeatable)")

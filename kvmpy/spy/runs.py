@@ -50,10 +50,12 @@ class Pending:
 class RecordReader:
     """Reads the records of one process's vCPUs."""
 
-    def __init__(self, memory: ProcessMemory, *, want_registers: bool) -> None:
-        """`want_registers`: KVM is made to store them into the record at every exit (KVM_CAP_SYNC_REGS); no call is added."""
+    def __init__(self, memory: ProcessMemory, *, addresses: bool, registers: bool) -> None:
+        """With `addresses` KVM is made to store the registers into the record at every exit (KVM_CAP_SYNC_REGS): no call is added.
+        With `registers` these are told, too."""
         self._memory = memory
-        self._want = want_registers
+        self._ask = addresses or registers
+        self._tell = registers
         self._buffer = ffi.new("uint8_t[]", _ROOM)
         self._view = memoryview(ffi.buffer(self._buffer))
         self._record = ffi.cast("struct kvm_run *", self._buffer)
@@ -65,7 +67,7 @@ class RecordReader:
         pending = vcpu.pending
         if pending is not None and pending.answer[1]:
             self._read_answer(vcpu, pending)
-        if self._want:
+        if self._ask:
             self._ask_registers(vcpu)
 
     def _ask_registers(self, vcpu: Vcpu) -> None:
@@ -158,7 +160,7 @@ class RecordReader:
         general, system = self._record.s.regs.regs, self._record.s.regs.sregs
         pending.rip = regs.linear_rip(general, system)
         pending.cpl = regs.cpl(system, general.rflags)
-        if not self._want:
+        if not self._tell:
             return
         pending.data["registers"] = {
             name: int(getattr(struct, name))

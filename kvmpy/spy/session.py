@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from kvmpy.errors import ConfigError, HostError, MissingCapability
@@ -31,12 +32,12 @@ _PATIENCE = 0.25
 class _Process:
     """One traced process; a silent one is attached only because the filter would break its calls otherwise."""
 
-    def __init__(self, pid: int, *, silent: bool, registers: bool) -> None:
+    def __init__(self, pid: int, reader: Callable[[ProcessMemory], RecordReader], *, silent: bool) -> None:
         self.pid = pid
         self.silent = silent
         self.memory = ProcessMemory(pid)
         self.fds = FdTable(pid, self.memory)
-        self.reader = RecordReader(self.memory, want_registers=registers)
+        self.reader = reader(self.memory)
 
     def vcpus(self) -> list[Vcpu]:
         return [owner for owner in self.fds if isinstance(owner, Vcpu)]
@@ -60,16 +61,17 @@ class _Thread:
 class Spy:
     """Traces; every event goes to `listener`. One session per process, in the thread that made it (ptrace wants that).
 
-    `follow`: child processes too. `registers`: with every exit. `calls`: False tells exits only. `runs`: KVM_RUN as a call, too.
+    `follow`: child processes too. `addresses`: RIP with every exit; `registers`: all of them. `calls`: False tells exits only.
+    `runs`: KVM_RUN as a call, too.
     """
 
     def __init__(
-        self, listener: Listener, *, follow: bool = False, registers: bool = False, calls: bool = True, runs: bool = False,
-        say: Callable[[str], object] = lambda text: None,
+        self, listener: Listener, *, follow: bool = False, addresses: bool = False, registers: bool = False, calls: bool = True,
+        runs: bool = False, say: Callable[[str], object] = lambda text: None,
     ) -> None:  # fmt: skip
         self._listener = listener
         self._follow = follow
-        self._registers = registers
+        self._reader = partial(RecordReader, addresses=addresses, registers=registers)
         self._calls = calls
         self._runs = runs
         self._say = say
@@ -256,7 +258,7 @@ class Spy:
         process = self._processes.get(pid)
         if process is None:
             silent = bool(self._root) and pid != self._root and not self._follow
-            process = self._processes[pid] = _Process(pid, silent=silent, registers=self._registers)
+            process = self._processes[pid] = _Process(pid, self._reader, silent=silent)
         return process
 
     def _add(self, tid: int, pid: int) -> _Thread:

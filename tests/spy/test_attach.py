@@ -28,7 +28,7 @@ def _wait_for(condition: Any, what: str) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("options", [[], ["--regs"]], ids=["plain", "regs"])
+@pytest.mark.parametrize("options", [[], ["--rip"]], ids=["plain", "rip"])
 def test_attach_detach_and_the_process_goes_on(kvm: None, started: Any, tmp_path: Path, options: list[str]) -> None:
     out = tmp_path / "vm.jsonl"
     rounds = 120

@@ -19,14 +19,14 @@ PAGES = 3 * 4096
 class Traced:
     """A record in this process, seen through /proc."""
 
-    def __init__(self, *, want_registers: bool = False) -> None:
+    def __init__(self, *, addresses: bool = False, registers: bool = False) -> None:
         self.buffer = ffi.new("uint8_t[]", PAGES)
         self.record = ffi.cast("struct kvm_run *", self.buffer)
         self.memory = ProcessMemory(os.getpid())
         self.fds = FdTable(os.getpid(), self.memory)
         self.vcpu = Vcpu(0, Vm(0, self.memory))
         self.vcpu.record, self.vcpu.record_size = int(ffi.cast("uintptr_t", self.buffer)), PAGES
-        self.reader = RecordReader(self.memory, want_registers=want_registers)
+        self.reader = RecordReader(self.memory, addresses=addresses, registers=registers)
 
     def leave(self, result: int = 0) -> Pending | None:
         self.vcpu.pending = self.reader.leave(self.vcpu, result, 1000, 100)
@@ -113,7 +113,7 @@ def test_results_of_the_call(traced) -> None:
 
 
 def test_registers_are_asked_for_and_the_record_restored(traced) -> None:
-    one = traced(want_registers=True)
+    one = traced(registers=True)
     one.record.kvm_valid_regs = lib.KVM_SYNC_X86_EVENTS | lib.KVM_SYNC_X86_REGS
     one.enter()
     assert one.record.kvm_valid_regs == lib.KVM_SYNC_X86_VALID_FIELDS
@@ -126,6 +126,16 @@ def test_registers_are_asked_for_and_the_record_restored(traced) -> None:
     assert "code" not in found.data
     one.reader.restore(one.vcpu)
     assert one.record.kvm_valid_regs == lib.KVM_SYNC_X86_EVENTS | lib.KVM_SYNC_X86_REGS
+
+
+def test_the_address_alone(traced) -> None:
+    one = traced(addresses=True)
+    one.enter()
+    assert one.record.kvm_valid_regs == lib.KVM_SYNC_X86_REGS | lib.KVM_SYNC_X86_SREGS
+    set_real_mode(one.record.s.regs.sregs, cs=0x100)
+    one.record.exit_reason = lib.KVM_EXIT_HLT
+    found = one.leave()
+    assert found.rip == 0x1000 and "registers" not in found.data
 
 
 def test_registers_that_the_process_has_anyway_give_the_address(traced) -> None:
