@@ -19,13 +19,17 @@ _OLD_KINDS = {0: "call", 1: "regs", 2: "partial", 3: "end"}
 _NEW_KINDS = {0: "undefined", 1: "end", 2: "call", 3: "regs", 4: "partial"}
 _MOST = 64 << 20
 _SAMPLE = 4096
+_REACH = 1 << 20
+_MODULES = 0xFFFFFFFFA0000000
+"""Modules lie above this address; where exactly is the kernel's choice."""
 
 
 class Orc:
     """Both tables of a kernel. `kinds` maps the type field to "call", "regs", "partial", "end" or "undefined": Linux 6.4 numbered anew."""
 
-    def __init__(self, base: int, addresses: bytes, entries: bytes) -> None:
-        """`base` is the address of the first table, whose entries are relative to themselves."""
+    def __init__(self, base: int, addresses: bytes, entries: bytes, new: bool | None = None) -> None:
+        """`base` is the address of the first table, whose entries are relative to themselves; `new` tells the numbering, else the
+        entries do."""
         self.base = base
         count = min(len(addresses) // 4, len(entries) // _ENTRY.size)
         self._addresses = struct.unpack_from(f"<{count}i", addresses)
@@ -33,11 +37,15 @@ class Orc:
         # Nearly every entry is an ordinary call frame: its number tells which numbering it is.
         sample = [_ENTRY.unpack_from(entries, _ENTRY.size * (index * count // _SAMPLE)) for index in range(min(_SAMPLE, count))]
         common = Counter(word >> 8 & 3 for _, _, word in sample if word & 15 == _SP).most_common(1)
-        self.new = bool(common) and common[0][0] == 2
+        self.new = new if new is not None else bool(common) and common[0][0] == 2
         self.kinds = _NEW_KINDS if self.new else _OLD_KINDS
 
     def _address(self, index: int) -> int:
         return self.base + 4 * index + self._addresses[index]
+
+    def covers(self, address: int) -> bool:
+        """True where the table tells of an address."""
+        return self.entry(address) is not None
 
     def entry(self, address: int) -> tuple[int, int, int] | None:
         """(stack offset, frame pointer offset, bits) for an address; None outside the table."""
@@ -50,6 +58,8 @@ class Orc:
                 low = middle
             else:
                 high = middle
+        if high == len(self._addresses) and address - self._address(low) > _REACH:
+            return None  # the last entry ends the table
         found: tuple[int, int, int] = _ENTRY.unpack_from(self._entries, _ENTRY.size * low)
         return found
 
@@ -83,12 +93,40 @@ def _tables(stack: Stack) -> Orc | None:
     return None
 
 
+def _module_table(stack: Stack, address: int, new: bool) -> Orc | None:
+    """The table of the module that an address lies in (struct mod_arch_specific)."""
+    from kvmpy.debug.linux.kernel import Linux
+
+    for one in Linux(stack.machine).modules():
+        kind = one.module.member("arch")
+        base, count = int(kind.member("orc_unwind_ip")), int(kind.member("num_orcs"))
+        if not 0 < count < _MOST // 8:
+            continue
+        first = stack.word(base, 4)
+        last = stack.word(base + 4 * (count - 1), 4)
+        if first is None or last is None:
+            continue
+        low, high = (place + _signed(offset) for place, offset in ((base, first), (base + 4 * (count - 1), last)))
+        if low <= address <= high + _REACH and one.address - _REACH <= address:
+            found = Orc(base, stack.read(base, 4 * count), stack.read(int(kind.member("orc_unwind")), _ENTRY.size * count), new)
+            if found.covers(address):
+                return found
+    return None
+
+
+def _signed(number: int) -> int:
+    return number - (1 << 32) if number >> 31 else number
+
+
 def by_orc(stack: Stack, at: Cursor) -> Cursor | None:
     """The caller; None where the kernel's tables do not tell. Raises End where they say that there is none."""
     if at.width != 64 or not at.linear >> 63:
         return None
     orc = _tables(stack)
     found = orc.entry(at.lookup) if orc is not None else None
+    if orc is not None and found is None and at.linear >= _MODULES:
+        orc = _module_table(stack, at.lookup, orc.new)
+        found = orc.entry(at.lookup) if orc is not None else None
     if orc is None or found is None:
         return None
     sp_offset, bp_offset, bits = found

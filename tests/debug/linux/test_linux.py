@@ -128,3 +128,27 @@ def test_modules_and_a_panic() -> None:
         machine.reset()
         with pytest.raises(NoLinux):
             _ = machine.linux
+
+
+def test_call_stacks_through_modules() -> None:
+    """A module's initialisation calls the kernel; the module has ORC tables of its own."""
+    from kvmpy.debug.control import Control
+    from kvmpy.debug.points import Point
+
+    with Machine(memory="256M", clock="virtual") as machine:
+        machine.load(KERNEL, initrd=INITRD, append="console=ttyS0 kvmpy.test=none")
+        machine.symbols.add(ELF)
+        machine.run(timeout=120, until="userspace up")
+        control = Control(machine)
+        control.points.add(Point("software", machine.symbol("driver_register")))
+        for _ in range(20):  # some modules leave by a jump
+            assert control.run(timeout=60).hit is not None
+            frames = machine.backtrace()
+            if any(one.address <= frames[1].address < one.address + (1 << 20) for one in machine.linux.modules()):
+                break
+        assert machine.linux.add_module_symbols() > 0
+        frames = machine.backtrace()
+        names = [frame.place.symbol for frame in frames]
+        assert names[0] == "driver_register" and names[2:4] == ["do_one_initcall", "do_init_module"], f"{frames}"
+        assert all(frame.how == "orc" for frame in frames[1:6]), [str(frame) + frame.how for frame in frames]
+        control.release()
