@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno as numbers
 import os
+import threading
 from typing import TYPE_CHECKING
 
 from kvmpy.errors import ConfigError
@@ -35,6 +36,7 @@ class DiskFaults:
         self._image = image
         self._journal = journal
         self._rules: list[tuple[DiskFault, Counter]] = []
+        self._lock = threading.Lock()  # requests may come from several threads of a device
 
     def fail(
         self, at: int | None = None, op: str = "any", errno: int = numbers.EIO, *, times: int | None = 1,
@@ -62,10 +64,11 @@ class DiskFaults:
 
     def _on_request(self, kind: str, offset: int, length: int) -> None:
         error = 0
-        for rule, counter in tuple(self._rules):
-            about = rule.op in (kind, "any") and (rule.sector is None or offset <= rule.sector * SECTOR < offset + length)
-            if about and counter.strikes():
-                error = error or rule.errno
+        with self._lock:
+            for rule, counter in tuple(self._rules):
+                about = rule.op in (kind, "any") and (rule.sector is None or offset <= rule.sector * SECTOR < offset + length)
+                if about and counter.strikes():
+                    error = error or rule.errno
         if error:
             where = "" if kind == "flush" else f" of {length} bytes at {offset:#x}"
             self._journal.tell(f"disk {self._number}: {kind}{where} fails: {numbers.errorcode[error]}")
