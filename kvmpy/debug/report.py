@@ -1,4 +1,4 @@
-"""What a person wants to know of a guest that crashed: registers, the instruction, and how its address is mapped."""
+"""What a person wants to know of a guest that crashed: registers, the instruction, its callers, and how its address is mapped."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from kvmpy.regs import code_width, dump, linear_rip
 if TYPE_CHECKING:
     from kvmpy.machine import Machine
     from kvmpy.verdicts import Crashed
+
+_FRAMES = 16
 
 
 def _walks(machine: Machine, regs: Any, sregs: Any) -> list[Walk]:
@@ -36,6 +38,7 @@ def crash_lines(machine: Machine, verdict: Crashed) -> list[str]:
     lines = dump(regs, sregs).split("\n")
     code = read_linear(machine.memory, sregs, linear_rip(regs, sregs), LONGEST)
     lines.append(instruction_line(code, code_width(sregs), int(regs.rip), _symbol(machine, regs, sregs)))
+    lines += _stack(machine, verdict.vcpu)
     if verdict.why == "triple fault":
         lines.append(_idt_line(sregs))
         if sregs.cr0 & x86.CR0_PG:
@@ -50,6 +53,15 @@ def _symbol(machine: Machine, regs: Any, sregs: Any) -> str | None:
         return machine.symbols.text(linear_rip(regs, sregs)) or None
     except ImageError:  # the guest ran; its debugging information may still be damaged
         return None
+
+
+def _stack(machine: Machine, vcpu: int) -> list[str]:
+    """The callers of the function at RIP, where anything tells of them."""
+    try:
+        frames = machine.backtrace(vcpu, _FRAMES)
+    except ImageError:
+        return []
+    return ["called from", *(f"  {frame}" for frame in frames[1:])] if len(frames) > 1 else []
 
 
 def _idt_line(sregs: Any) -> str:
@@ -72,6 +84,7 @@ def crash_data(machine: Machine, verdict: Crashed) -> dict[str, Any]:
         "registers": vcpu.registers.as_dict(),
         "instruction": {"bytes": code[: found[1] if found else LONGEST].hex(" "), "text": found[0] if found else None},
         "symbol": _symbol(machine, regs, sregs),
+        "called_from": _stack(machine, verdict.vcpu)[1:],
     }
     if verdict.why == "triple fault" and sregs.cr0 & x86.CR0_PG:
         data["page_walks"] = [

@@ -1,6 +1,7 @@
 """Reports of crashed guests: the page walk that tells why a triple fault happened."""
 
 import importlib
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from kvmpy.errors import KvmpyError
 from kvmpy.machine import Machine
 from kvmpy.regs import identity_map, set_long_mode
 from kvmpy.verdicts import Crashed
+from tests.debug.build import compile_c, needs_gcc
 
 
 @pytest.fixture(params=["kvm", "soft"])
@@ -48,3 +50,21 @@ def test_data(crashed):
     assert data["registers"]["cr2"] == 0x123456789000 and data["instruction"]["bytes"].startswith("48 8b 03")
     walks = {walk["linear"]: walk for walk in data["page_walks"]}
     assert walks[0x8000]["gpa"] == 0x8000 and walks[0x123456789000]["gpa"] is None
+
+
+@needs_gcc
+def test_the_callers_of_what_crashed(tmp_path: Path) -> None:
+    source = tmp_path / "crash.c"
+    source.write_text("""
+        static volatile int depth;
+        __attribute__((noinline)) void fail(void) { depth++; asm volatile("ud2"); depth--; }
+        __attribute__((noinline)) void middle(void) { fail(); depth++; }
+        void _start(void) { middle(); for (;;) depth++; }
+    """)
+    with Machine("8M", backend="soft") as machine:
+        verdict = machine.load(compile_c(source, tmp_path, 64)).run(10)
+        assert isinstance(verdict, Crashed)
+        lines = crash_lines(machine, verdict)
+        at = lines.index("called from")
+        assert " middle+" in lines[at + 1] and " _start+" in lines[at + 2]
+        assert crash_data(machine, verdict)["called_from"] == lines[at + 1 : at + 3]

@@ -43,6 +43,9 @@ def test_a_kernel_at_a_random_address_is_found_in_memory() -> None:
             assert "symbols" in client.monitor("kallsyms")
             where = client.monitor("info mode")
             assert "0x" in where
+            assert "Linux version 6" in client.monitor("dmesg") and len(client.monitor("dmesg 2").strip().split("\n")) == 2
+            assert "[swapper/0]" in client.monitor("ps") and "no modules" in client.monitor("lsmod")
+            assert "start_kernel" in client.monitor("bt") and '"swapper/0"' in client.monitor("value {struct task_struct}init_task.comm")
         moved = machine.symbol("start_kernel") - plain.symbol("start_kernel")
         assert moved % 0x200000 == 0
         banner = machine.memory.search(b"Linux version 6")
