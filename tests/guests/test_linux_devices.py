@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
 import socket
-import subprocess
 import threading
 from pathlib import Path
 
@@ -23,22 +20,9 @@ from kvmpy.host.capture import Capture
 from kvmpy.host.vsock import UnixVsock
 from kvmpy.machine import Machine
 from kvmpy.verdicts import PowerOff, Stopped
+from tests.guests.linux import CACHE, assert_ext4_clean, digest, make_ext4, needs
 
-CACHE = Path(__file__).resolve().parents[2] / ".cache" / "guests"
 SECONDS = 120
-
-
-def tool(name: str) -> str:
-    found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-    if found is None:
-        pytest.skip(f"{name} is missing (package e2fsprogs)")
-    return found
-
-
-def needs(test: str) -> None:
-    marker = CACHE / "initrd.tests"
-    if not marker.exists() or test not in marker.read_text().split():
-        pytest.skip("no Linux with this test in .cache/guests: make linux")
 
 
 @pytest.mark.slow
@@ -122,12 +106,8 @@ def test_vsock_both_ways(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(("kind", "append"), [("pc", ""), ("pc", "acpi=off"), ("pc", "pci=nomsi"), ("micro", "")])
 def test_two_virtio_disks_with_ext4(tmp_path: Path, kind: str, append: str) -> None:
     needs("disk")
-    (tmp_path / "root").mkdir()
     content = os.urandom(1 << 20)
-    (tmp_path / "root" / "from-host").write_bytes(content)
-    images = [tmp_path / "one.img", tmp_path / "two.img"]
-    for image in images:
-        subprocess.run([tool("mke2fs"), "-q", "-t", "ext4", "-d", tmp_path / "root", image, "24M"], check=True, timeout=60)
+    images = [make_ext4(tmp_path / name, content, "24M") for name in ("one.img", "two.img")]
     disks = [f"{image},bus=virtio,format=raw,serial=disk-{number}" for number, image in enumerate(images)]
     with Machine("256M", machine=kind, backend="soft", devices=[VirtioRng()], disks=disks) as machine:
         machine.load(CACHE / "vmlinuz", initrd=CACHE / "initrd.cpio.gz", append=f"console=ttyS0 kvmpy.test=disk {append}")
@@ -135,7 +115,7 @@ def test_two_virtio_disks_with_ext4(tmp_path: Path, kind: str, append: str) -> N
         text = machine.serial.text
         assert "kvmpy-guest: all checks passed" in text, text
         assert isinstance(verdict, PowerOff) or append == "acpi=off", verdict
-        assert text.count(f"from-host {hashlib.sha256(content).hexdigest()}") == 2
+        assert text.count(f"from-host {digest(content)}") == 2
         assert "vda 49152 sectors, serial disk-0" in text and "vdb 49152 sectors, serial disk-1" in text
         models = [device.device for device in machine.devices if isinstance(device, (VirtioMmio, VirtioPci))]
         counts = [model.requests for model in models if isinstance(model, VirtioBlk)]
@@ -143,8 +123,7 @@ def test_two_virtio_disks_with_ext4(tmp_path: Path, kind: str, append: str) -> N
         assert all(count["threaded"] >= count["flush"] for count in counts) and machine.statistics["doorbells"] > 100
         assert not machine.device_events, machine.device_events
     for image in images:
-        check = subprocess.run([tool("e2fsck"), "-fn", image], capture_output=True, text=True, timeout=60, check=False)
-        assert check.returncode == 0, check.stdout
+        assert_ext4_clean(image)
 
 
 @pytest.mark.slow

@@ -3,8 +3,6 @@ between two VMs, a tap in a network namespace. The general kernel's NICs run whe
 
 from __future__ import annotations
 
-import hashlib
-import http.server
 import os
 import shutil
 import subprocess
@@ -15,48 +13,22 @@ from pathlib import Path
 
 import pytest
 
-from kvmpy.errors import MissingCapability
-from kvmpy.host.net import slirp
 from kvmpy.machine import Machine
 from kvmpy.verdicts import PowerOff
+from tests.guests.linux import CACHE, PASSED, ROOT, digest, needs, needs_user_network, web_page
 
-CACHE = Path(__file__).resolve().parents[2] / ".cache" / "guests"
 SECONDS = 120
 CONTENT = os.urandom(3 << 20)
-SUM = hashlib.sha256(CONTENT).hexdigest()
+SUM = digest(CONTENT)
 
 pytestmark = pytest.mark.slow
 
 
-def needs(*names: str) -> None:
-    marker = CACHE / "initrd.tests"
-    if not marker.exists() or "net" not in marker.read_text().split() or not all((CACHE / name).exists() for name in names):
-        pytest.skip("no Linux with this test in .cache/guests: make linux")
-
-
 @pytest.fixture
 def port() -> Iterator[int]:
-    try:
-        slirp.load()
-    except MissingCapability as missing:
-        pytest.skip(str(missing))
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(CONTENT)))
-            self.end_headers()
-            self.wfile.write(CONTENT)
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        yield server.server_address[1]
-        server.shutdown()
-        thread.join()
+    needs_user_network()
+    with web_page(CONTENT) as number:
+        yield number
 
 
 def boot(kind: str, net: str, append: str, kernel: str = "vmlinuz", initrd: str = "initrd.cpio.gz") -> str:
@@ -65,14 +37,14 @@ def boot(kind: str, net: str, append: str, kernel: str = "vmlinuz", initrd: str 
         machine.load(CACHE / kernel, initrd=CACHE / initrd, append=f"console=ttyS0 kvmpy.test=net {append}")
         verdict = machine.run(SECONDS)
         text = machine.serial.text
-        assert isinstance(verdict, PowerOff) and "kvmpy-guest: all checks passed" in text, f"{verdict}\n{text}"
+        assert isinstance(verdict, PowerOff) and PASSED in text, f"{verdict}\n{text}"
         assert not machine.device_events, machine.device_events
         return text
 
 
 @pytest.mark.parametrize("kind", ["pc", "micro"])
 def test_dhcp_and_a_page_by_user(kind: str, port: int, tmp_path: Path) -> None:
-    needs()
+    needs("net")
     text = boot(kind, f"user,mac=52:54:00:aa:bb:cc,pcap={tmp_path / 'x.pcap'}", f"kvmpy.ping=10.0.2.2 kvmpy.url=http://10.0.2.2:{port}/")
     assert "mac 52:54:00:aa:bb:cc mtu 1500 driver virtio_net" in text
     assert "dhcp 10.0.2.15 router 10.0.2.2 dns 10.0.2.3" in text
@@ -82,14 +54,14 @@ def test_dhcp_and_a_page_by_user(kind: str, port: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("model", "driver"), [("e1000", "e1000"), ("ne2000", "ne2k-pci")])
 def test_the_general_kernels_drivers(model: str, driver: str, port: int) -> None:
-    needs("vmlinuz-general", "initrd-general.cpio.gz")
+    needs("net", files=("vmlinuz-general", "initrd-general.cpio.gz"))
     append = f"kvmpy.ping=10.0.2.2 kvmpy.url=http://10.0.2.2:{port}/"
     text = boot("pc", f"user,model={model}", append, "vmlinuz-general", "initrd-general.cpio.gz")
     assert f"driver {driver}" in text and f"fetched {len(CONTENT)} bytes {SUM}" in text
 
 
 def test_two_machines_by_a_socket(tmp_path: Path) -> None:
-    needs()
+    needs("net")
     texts: dict[str, str] = {}
 
     def run(name: str, kind: str, append: str) -> None:
@@ -106,7 +78,7 @@ def test_two_machines_by_a_socket(tmp_path: Path) -> None:
 
 def test_a_tap_in_a_namespace(tmp_path: Path) -> None:
     """The machine runs in a namespace of its own, pings its tap's other side and fetches a page there, offloads and all."""
-    needs()
+    needs("net")
     if os.geteuid() or not shutil.which("ip") or not os.path.exists("/dev/net/tun"):
         pytest.skip("a tap in a network namespace takes root, iproute2 and /dev/net/tun")
     (tmp_path / "page").write_bytes(CONTENT)
@@ -126,7 +98,7 @@ exit ${{status:-0}}
 """
     done = subprocess.run(
         ["unshare", "--net", "bash", "-c", script], capture_output=True, text=True, timeout=150, check=False,
-        cwd=Path(__file__).resolve().parents[2],
+        cwd=ROOT,
     )  # fmt: skip
     if "unshare failed" in done.stderr:
         pytest.skip(done.stderr.strip())
