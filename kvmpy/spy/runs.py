@@ -43,8 +43,7 @@ class Pending:
 
     def event(self, vcpu: int, start: int, cost: int) -> Event:
         """The event, once all is known: `start` is when the tracing began, `cost` the time of the answer, which ends the event."""
-        host = self.host + cost
-        return Event(self.what, vcpu, host - start, self.data, self.rip, host, self.guest, cost, self.cpl)
+        return Event(self.what, vcpu, self.host + cost - start, self.data, self.rip, self.host, self.guest, cost, self.cpl)
 
 
 class RecordReader:

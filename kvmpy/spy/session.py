@@ -424,7 +424,7 @@ class Spy:
         self._label(thread.process, owner, data)
         index = -1 if vcpu is None else vcpu.index
         now = time.monotonic_ns()
-        self._tell(Event("ioctl", index, now - self._start, data, None, now, 0, now - thread.began))
+        self._tell(Event("ioctl", index, now - self._start, data, None, thread.began, 0, now - thread.began))
 
     def _label(self, process: _Process, owner: object, data: dict[str, Any]) -> None:
         """Which VM and process, where there are several."""

@@ -90,6 +90,8 @@ def _ptrace(request: int, tid: int, address: int = 0, data: int = 0) -> int:
     except PtraceError as error:
         if error.errno == errno.ESRCH:
             raise Gone from None
+        if request == _GET_SYSCALL_INFO and error.errno == errno.EIO:
+            raise MissingCapability("this kernel lacks PTRACE_GET_SYSCALL_INFO: Linux 5.3 or newer is wanted") from None
         raise HostError("ptrace", error.errno or errno.EIO) from None
 
 

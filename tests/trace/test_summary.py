@@ -88,3 +88,13 @@ def test_rows_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(summary.rows) <= 102
     rows = {(row["kind"], row["place"]): row["count"] for row in summary.data()["by_place"]}
     assert sum(rows.values()) == 20_000 and rows["io", "out 0x80 (post)"] == 3334 and ("block", "(others)") in rows
+
+
+def test_calls_of_a_traced_program_lie_within_its_answers() -> None:
+    summary = Summary()
+    summary(Event("io", 0, 900, {"port": 0x80, "size": 1, "count": 1, "write": True, "value": 0}, host=500, guest=500, cost=400))
+    summary(Event("ioctl", 0, 1900, {"fd": 5, "name": "KVM_GET_REGS", "arguments": {}, "result": 0}, host=1500, cost=400))
+    summary(Event("io", 0, 2000, {"port": 0x80, "size": 1, "count": 1, "write": True, "value": 0}, host=1400, guest=500, cost=600))
+    assert summary.data()["vcpus"]["0"] == {"ns": 2000, "guest_ns": 1000, "device_ns": 1000, "kvmpy_ns": 0}
+    assert "in the traced program" in "\n".join(summary.lines(parts=module.TRACED))
+    assert "in devices" in "\n".join(summary.lines())

@@ -62,3 +62,20 @@ def test_a_name_is_asked_for_once() -> None:
     names = Names(Asked())
     assert [names(RIP), names(RIP), names(None), names(5)] == ["main+0x12 (hello.c:12)"] * 2 + ["", "0x5"]
     assert asked == [RIP, 5]
+
+
+def test_arguments_of_calls_are_cut_and_errors_named() -> None:
+    arguments = {"region": list(range(40)), "text": "ab " * 50}
+    data = {"fd": 3, "name": "KVM_SET_XSAVE", "arguments": arguments, "result": -22, "error": "EINVAL"}
+    words = describe(Event("ioctl", 0, 0, data))
+    assert words.endswith("}) = -22 EINVAL") and "30, 31, ...]" in words and "32," not in words and f"text={'ab ' * 32}..." in words
+    many = {"fd": 3, "name": "KVM_SET_MSRS", "arguments": {"entries": {f"M{n}": n for n in range(40)}}, "result": None}
+    assert "M31=31 ...}" in describe(Event("ioctl", 0, 0, many)) and describe(Event("ioctl", 0, 0, many)).endswith(" = ?")
+
+
+def test_lines_tell_process_and_vm_where_there_are_several() -> None:
+    lines: list[str] = []
+    writer = TextFormat(lines.append)
+    writer(Event("exit", 2, 0, {"reason": "hlt", "text": "HLT", "vm": 1, "pid": 77}))
+    writer(Event("ioctl", -1, 0, {"fd": 3, "name": "KVM_CREATE_VM", "arguments": {}, "result": 4, "pid": 77}))
+    assert [line.split()[1] for line in lines] == ["77/vm1/cpu2", "77/-"]
