@@ -28,6 +28,7 @@ def describe(machine: GuestMachine) -> str:
             lines.append(f"vCPU {cpu.index} at {machine.where(cpu.index)}")
             if not isinstance(machine.last, (GuestExit, PowerOff)):  # those ends were the guest's own wish
                 lines += dump(cpu.vcpu.get_regs(), cpu.vcpu.get_sregs()).split("\n")
+                lines += str(machine.backtrace(cpu.index)).split("\n")
     lines += machine.faults.lines()
     lines += _counters(machine)
     return "\n".join(lines)

@@ -21,6 +21,8 @@ TIMEOUT = 10.0
 """Seconds that the guest may run in one test when none are given."""
 TAIL = 600
 """Bytes of output that a failed expectation shows."""
+SILENCE = {"host": 50_000_000, "virtual": 1_000_000}
+"""Nanoseconds of the machine's clock after which output counts as ended."""
 OWN = {"serial", "console", "backend"}
 
 
@@ -97,17 +99,21 @@ class GuestMachine(Machine):
 
     def expect(self, pattern: Pattern, timeout: float | None = None) -> Expected:
         """Runs the guest until COM1's output matches a regular expression behind the match before. Output that is there already
-        counts. Raises GuestError with the end of the output when time is up or the guest ends."""
+        counts. The guest stops at once behind the match; where more output could make that longer (a number at its end), when the
+        output has gone on or was silent for a while. Raises GuestError with the end of the output when time is up or the guest ends.
+        """
         __tracebackhide__ = True
         wanted = compiled(pattern)
-        found = self.output.find(wanted)
+        found = self.output.find(wanted, ended=self.verdict is not None)
         if found is not None:
             return found
         if self.verdict is None:
-            self.output.watch_for(wanted, lambda: self.stop(Stopped("until")))
+            waiting = [True]
+            self.call(lambda: self.output.watch_for(wanted, lambda: self.stop(Stopped("until")), lambda: self._wait_for_more(waiting)))
             try:
                 self.run(timeout)
             finally:
+                waiting.clear()
                 self.output.watch_for(None)
             found = self.output.find(wanted)
             if found is not None:
@@ -119,6 +125,16 @@ class GuestMachine(Machine):
             f"no match for {wanted.pattern.decode('utf-8', 'replace')!r} on the serial port: {why}\n"
             + (f"output since the last match ends with:\n{text}" if unread else "there was no output since the last match")
         )
+
+    def _wait_for_more(self, waiting: list[bool]) -> None:
+        """Ends the run when nothing is written for a while."""
+        size = len(self.output.data)
+
+        def look() -> None:
+            if waiting and len(self.output.data) == size:
+                self.stop(Stopped("until"))
+
+        self.clock.at(self.clock.now() + SILENCE[getattr(self.clock, "name", "host")], look)
 
     def _after(self, timeout: float | None) -> str:
         limit = self.timeout if timeout is None or timeout > self.timeout else timeout

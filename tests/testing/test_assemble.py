@@ -84,7 +84,7 @@ def test_assembly_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_symbols_and_lines(soft_machine: Any, assemble: Any) -> None:
     soft_machine.load(assemble(COUNTING, "flat32", flags=("-DLAST=3",)))
     soft_machine.run_until("done")
-    assert soft_machine.where() == "done (guest.S:7)"
+    assert str(soft_machine.where()) == "done (guest.S:7)"
 
 
 def test_the_header_is_found() -> None:
