@@ -32,6 +32,7 @@ class SoftVcpu:
         self.index = index
         self._cpu: CData = pointer
         self.record: CData = lib.kp_vcpu_record(pointer)
+        self._cpl: CData = ffi.new("uint32_t *")
         self._bytes: CData = ffi.cast("uint8_t *", self.record)
 
     def _pointer(self) -> CData:
@@ -201,7 +202,7 @@ class SoftVcpu:
 
     def position(self) -> tuple[int, int]:
         """Linear address and privilege level of the instruction that the present exit is about."""
-        cpl = ffi.new("uint32_t *")
+        cpl = self._cpl
         return int(lib.kp_vcpu_position(self._pointer(), cpl)), int(cpl[0])
 
     def fault(self, vector: int, error: int | None) -> None:

@@ -157,6 +157,10 @@ class SoftVm:
         count = lib.kp_vm_trace_take(self._pointer(), channel, self._taken, _TAKEN)
         return bytes(ffi.buffer(self._taken, count * ffi.sizeof("struct kp_trace_record"))) if count else b""
 
+    def trace_waiting(self, channel: int) -> CData:
+        """`uint32_t *` to how many records wait in a channel that has had rules; it lives as long as the VM."""
+        return lib.kp_vm_trace_waiting(self._pointer(), channel)
+
     def trace_flush(self, channel: int, *, last: bool = False) -> None:
         """Brings a channel's records into its file; `last`: also the access that has just been answered. Raises HostError."""
         check("write of the trace", lib.kp_vm_trace_flush(self._pointer(), channel, int(last)))

@@ -22,17 +22,20 @@ SINGLESTEP = 1 << 14  # of DR6
 
 def on_io(loop: Loop, seat: Seat) -> None:
     tracer = loop.tracer
-    io = seat.io
-    port, size, count, write = io.port, io.size, io.count, bool(io.direction)
     key = seat.header[0]
     sinks = seat.told.get(key)
     if sinks is None and tracer is not None:
         if len(seat.told) >= MOST_CHOICES:
             seat.told.clear()
-        sinks = seat.told[key] = tracer.choose("io", seat.index, port, size, write)
+        io = seat.io
+        sinks = seat.told[key] = tracer.choose("io", seat.index, io.port, io.size, bool(io.direction))
     if not sinks or tracer is None:
         plain.on_io(loop, seat)
+        if tracer is not None:
+            tracer.resumed[seat.index] = 0
         return
+    io = seat.io
+    port, size, count, write = io.port, io.size, io.count, bool(io.direction)
     buffer = seat.io_data()
     data = {"port": port, "size": size, "count": count, "write": write, "value": int.from_bytes(buffer[:], "little")}
     entry = loop.ports.find(port)
@@ -58,6 +61,8 @@ def on_mmio(loop: Loop, seat: Seat) -> None:
     sinks = () if tracer is None else tracer.choose("mmio", seat.index, address, size, write)
     if not sinks or tracer is None:
         plain.on_mmio(loop, seat)
+        if tracer is not None:
+            tracer.resumed[seat.index] = 0
         return
     buffer = ffi.buffer(mmio.data, size)
     data = {"address": address, "size": size, "write": write, "value": int.from_bytes(buffer[:], "little")}
@@ -123,6 +128,16 @@ def _told(
 ) -> None:
     """An access with those who may change it before a write takes effect and behind a read, and those who look on behind it."""
     start = monotonic_ns()
+    try:
+        _serve(tracer, sinks, what, seat, data, serve, replace, write, start)
+    finally:
+        tracer.resumed[seat.index] = monotonic_ns()
+
+
+def _serve(
+    tracer: Tracer, sinks: tuple[Any, ...], what: str, seat: Seat, data: dict[str, Any], serve: Callable[[], None],
+    replace: Callable[[Any], None], write: bool, start: int,
+) -> None:
     event = tracer.event(what, seat, data, start)
     if write:
         if tracer.ask(sinks, event, seat, replace, False):
@@ -157,12 +172,6 @@ def step(seat: Seat, on: bool) -> None:
     seat.vcpu.set_guest_debug(lib.KVM_GUESTDBG_ENABLE | lib.KVM_GUESTDBG_SINGLESTEP if on else 0)
 
 
-_TELLING = {
-    lib.KVM_EXIT_IO: on_io, lib.KVM_EXIT_MMIO: on_mmio, lib.KVM_EXIT_X86_RDMSR: on_msr, lib.KVM_EXIT_X86_WRMSR: on_msr,
-    lib.KVM_EXIT_DEBUG: on_debug,
-}  # fmt: skip
-
-
 def _timed(handler: Callable[[Loop, Seat], None]) -> Callable[[Loop, Seat], None]:
     def timed(loop: Loop, seat: Seat) -> None:
         tracer = loop.tracer
@@ -179,9 +188,14 @@ def _timed(handler: Callable[[Loop, Seat], None]) -> Callable[[Loop, Seat], None
     return timed
 
 
-TELLING = tuple(_timed(_TELLING.get(reason, handler)) for reason, handler in enumerate(plain.HANDLERS))
+_ACCESSES = {
+    lib.KVM_EXIT_IO: on_io, lib.KVM_EXIT_MMIO: on_mmio, lib.KVM_EXIT_X86_RDMSR: on_msr, lib.KVM_EXIT_X86_WRMSR: on_msr,
+}  # fmt: skip
+_OTHERS = {lib.KVM_EXIT_DEBUG: on_debug}
+TELLING = tuple(_ACCESSES.get(reason) or _timed(_OTHERS.get(reason, handler)) for reason, handler in enumerate(plain.HANDLERS))
+NO_ACCESSES = tuple(plain.HANDLERS[reason] if reason in _ACCESSES else handler for reason, handler in enumerate(TELLING))
 
 
-def install(loop: Loop, telling: bool) -> None:
-    """These handlers, or the plain ones, from the next exit on."""
-    loop.handlers[:] = TELLING if telling else plain.HANDLERS
+def install(loop: Loop, kinds: set[str] | None) -> None:
+    """Handlers that tell those kinds, from the next exit on; None: nobody listens."""
+    loop.handlers[:] = plain.HANDLERS if kinds is None else TELLING if kinds & {"io", "mmio", "msr"} else NO_ACCESSES

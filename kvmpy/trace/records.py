@@ -34,7 +34,12 @@ def _io(data: tuple[int, ...], flags: int, size: int, count: int, payload: bytes
 
 
 def _access(data: tuple[int, ...], flags: int, size: int, count: int, payload: bytes) -> dict[str, Any]:
-    value = data[1] if size <= 8 else int.from_bytes(struct.pack("<4Q", *data[1:5])[:size], "little")
+    if size > 8:
+        # The core keeps 32 bytes, the largest vector; of an area as FXSAVE's those are the first.
+        content = payload if flags & BYTES else struct.pack("<4Q", *data[1:5])[:size]
+        value = int.from_bytes(content, "little")
+    else:
+        value = data[1]
     return {"address": data[0], "size": size, "write": bool(flags & WRITE), "value": value}
 
 

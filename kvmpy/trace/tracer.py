@@ -102,7 +102,7 @@ class Tracer:
             seat.told.clear()
         from kvmpy.trace.exits import install
 
-        install(self.loop, bool(sinks))
+        install(self.loop, set().union(*(sink.kinds for sink in sinks)) if sinks else None)
         if self.changed is not None:
             self.changed()
 

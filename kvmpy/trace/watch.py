@@ -9,7 +9,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from kvmpy.errors import ConfigError, HostError, MissingCapability
-from kvmpy.native import lib
+from kvmpy.native import CData, lib
 from kvmpy.trace.event import Event, Listener
 from kvmpy.trace.filters import Filter, Rule, SymbolTable, build
 from kvmpy.trace.records import STOP, chip_name, event_of, records_in
@@ -55,6 +55,7 @@ class Watcher:
         self.tracer.changed = self._apply
         self.on_accesses = on_accesses
         self._accesses = False
+        self._waiting: CData = None
         self.virtual = virtual
         """Time is virtual: the host's has no place in records."""
         self.channels = set(range(1, CHANNELS))
@@ -126,6 +127,7 @@ class Watcher:
             ]
             if rules or self.loop.drain is not None:
                 self.vm.set_trace(LIVE, rules, host=not self.virtual)
+                self._waiting = self.vm.trace_waiting(LIVE)
             self.loop.drain = self.drain if rules else None
         elif "msr" in self.vm.traceable:
             self._filter_msrs()
@@ -152,6 +154,8 @@ class Watcher:
 
     def drain(self) -> None:
         """Tells the records that the core has kept, oldest first."""
+        if not self._waiting[0]:
+            return
         tracer = self.tracer
         while data := self.vm.trace_take(LIVE):
             for fields, payload in records_in(data):

@@ -9,10 +9,10 @@ import subprocess
 import sys
 from typing import Any
 
-from tests.bench import disk, exits, runners, startup
+from tests.bench import disk, exits, runners, startup, trace
 from tests.bench.runners import COMPUTE, MACHINE, ROOT, Outcome
 
-EXTRA = ("exits", "startup", "linux", "disk")
+EXTRA = ("exits", "trace", "startup", "linux", "disk")
 
 
 def _arguments() -> argparse.Namespace:
@@ -104,6 +104,10 @@ def _collect(arguments: argparse.Namespace, say: Any) -> dict[str, Any]:
     if "exits" in names:
         say("exits")
         result["exits"] = exits.measure([b for b in ("soft", "kvm") if b in wanted and (b != "kvm" or kvm)], runs)
+    if "trace" in names:
+        say("trace")
+        result["trace"] = trace.measure([b for b in ("soft", "kvm") if b in wanted and (b != "kvm" or kvm)], runs)
+        result["trace core"] = {what: trace.core_nanoseconds(what) for what in ("block", "instruction")} if "soft" in wanted else {}
     if "startup" in names:
         say("startup")
         result["startup"] = startup.first_byte(max(runs, 5), kvm)
@@ -155,6 +159,11 @@ def _show(result: dict[str, Any]) -> None:
     if "exits" in result:
         print("Exit to a device in Python and back, us")
         _table(["", "soft", "kvm"], [[name, *(_number(row.get(b), 2) for b in ("soft", "kvm"))] for name, row in result["exits"].items()])
+    if "trace" in result:
+        print("A traced port write, us")
+        _table(["", "soft", "kvm"], [[name, *(_number(row.get(b), 2) for b in ("soft", "kvm"))] for name, row in result["trace"].items()])
+        print("An event of the core in a binary file, ns")
+        _table(["", "ns"], [[name, _number(value, 0)] for name, value in result["trace core"].items()])
     if "startup" in result:
         print("Process start to the guest's first byte, ms")
         _table(["", "ms"], [[name, _number(value, 0)] for name, value in result["startup"].items()])

@@ -63,8 +63,12 @@ static bool wants(const Channel *ch, const struct kp_trace_record *r, uint32_t n
 
 /* ---- records ---- */
 
-uint64_t trace_host_ns(void)
+uint64_t trace_host_ns(const Vm *vm)
 {
+    if (vm->ns_per_tsc && !vm->virtual_clock) { /* as run.c's host_now: a tenth of the time */
+        uint64_t tsc = __builtin_ia32_rdtsc(), past = tsc > vm->slice_tsc ? tsc - vm->slice_tsc : 0;
+        return vm->clock_base + vm->slice_ns + (uint64_t)((unsigned __int128)past * vm->ns_per_tsc >> 32);
+    }
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
@@ -153,7 +157,7 @@ bool trace_append(Cpu *c, struct kp_trace_record *r, const void *bytes, bool ser
         if (!(ch->flags & KP_TRACE_HOST))
             kept.host = kept.guest = kept.cost = 0;
         else if (!kept.host)
-            kept.host = r->host = trace_host_ns();
+            kept.host = r->host = trace_host_ns(c->vm);
         append(c, ch, &kept, bytes);
         any_stop |= stop;
     }
@@ -302,6 +306,11 @@ int kp_vm_trace_take(Vm *vm, uint32_t channel, struct kp_trace_record *out, uint
         ch->used -= taken;
     }
     return (int)taken;
+}
+
+const uint32_t *kp_vm_trace_waiting(Vm *vm, uint32_t channel)
+{
+    return channel < KP_TRACE_CHANNELS && vm->trace ? &vm->trace->channel[channel].used : NULL;
 }
 
 int kp_vm_trace_flush(Vm *vm, uint32_t channel, int last)

@@ -21,7 +21,7 @@ struct Trace {
     uint64_t entered, left; /* host time of the last entry and exit */
 };
 
-uint64_t trace_host_ns(void);
+uint64_t trace_host_ns(const Vm *vm);
 /* Into every channel that wants it. True: a rule asks for an answer. */
 bool trace_append(Cpu *c, struct kp_trace_record *r, const void *bytes, bool served);
 /* The vCPU exits at the next boundary. */

@@ -335,7 +335,7 @@ void trace_exit(Cpu *c)
     default:
         break;
     }
-    t->left = trace_host_ns();
+    t->left = trace_host_ns(c->vm);
     t->exited = NULL;
     if (!r.kind)
         return;
@@ -351,7 +351,7 @@ void trace_answered(Vm *vm)
 {
     struct Trace *t = vm->trace;
     Cpu *c = t->exited;
-    uint64_t now = trace_host_ns();
+    uint64_t now = trace_host_ns(vm);
     if (t->left >= t->entered)
         t->entered = now;
     if (!c)
