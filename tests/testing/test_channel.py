@@ -75,6 +75,51 @@ def test_several_files_share_the_lock(soft_machine: Any, assemble: Any, tmp_path
     assert soft_machine.exit_code == 0 and soft_machine.guest_log == ["main", "other", "more"]
 
 
+CROWD = """\
+#include <kvmpy.h>
+        mov     $60, %ecx
+1:      kvmpy_log("one line of text")
+        kvmpy_time("a moment")
+        test    %ecx, %ecx
+        kvmpy_expect(nz, "ecx counts")
+        dec     %ecx
+        jnz     1b
+        lock incl done
+        test    %edi, %edi
+        jnz     3f
+2:      pause
+        cmpl    $CPUS, done
+        jb      2b
+        kvmpy_exit(0)
+3:      cli
+        hlt
+        jmp     3b
+        .balign 4
+done:   .long   0
+"""
+
+
+def test_messages_of_several_cpus_stay_apart(make_machine: Any, assemble: Any) -> None:
+    crowd(make_machine("soft", cpus=3), assemble)
+
+
+def test_messages_of_several_threads_stay_apart(make_machine: Any, assemble: Any) -> None:
+    crowd(make_machine("kvm", cpus=3, timeout=30), assemble)
+
+
+def crowd(machine: Any, assemble: Any) -> None:
+    """All vCPUs start at once in the same code, with stacks of their own."""
+    machine.load(assemble(CROWD, "flat32", flags=("-DCPUS=3",)))
+    for cpu in machine.cpu:
+        cpu.start_at(machine.boot_state)
+        cpu.vcpu.set_mp_state(0)
+        cpu.registers.rsp = 0x9000 + 0x1000 * cpu.index
+        cpu.registers.rdi = cpu.index
+    assert machine.exit_code == 0
+    assert machine.guest_log == ["one line of text"] * 180
+    assert len(machine.asserts) == 180 and {one.name for one in machine.timestamps} == {"a moment"}
+
+
 def test_messages_and_text_mixed() -> None:
     one = GuestChannel()
     one.now = iter(range(100, 900, 100)).__next__

@@ -121,7 +121,7 @@ def test_d(soft_machine): pass
         assert text in done.stdout, text
 
 
-@pytest.mark.parametrize("xml", ["no", "system-out"])
+@pytest.mark.parametrize("xml", ["no", pytest.param("system-out", marks=pytest.mark.slow)])
 def test_a_failure_shows_the_guest(tmp_path: Path, xml: str) -> None:
     done = run(tmp_path, """
 SOURCE = '''
@@ -226,6 +226,7 @@ def test_it(machine, assemble):
     assert "the guest gave no exit code: stopped: timeout after 0.3 s" in done.stdout and time.monotonic() - began < 30
 
 
+@pytest.mark.slow
 def test_in_parallel(tmp_path: Path) -> None:
     pytest.importorskip("xdist")
     boot = image(tmp_path, EXIT.format(4))
