@@ -86,7 +86,7 @@ class Spy:
         self._running = False
         self._detaching = False
         self._said: set[str] = set()
-        self._start = time.monotonic_ns()
+        self._start = self._next_look = time.monotonic_ns()
         self._mask: set[int] = set(signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS))
         # Ignored, SIGCHLD would not be sent, and children not be waited for.
         self._before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -199,6 +199,8 @@ class Spy:
             host = time.monotonic_ns()
             with suppress(Gone):
                 self._handle(tid, status, host)
+            if host > self._next_look:
+                self._tell_waiting()
             return
         info = signal.sigtimedwait(_SIGNALS, _PATIENCE)
         if info is None:
@@ -215,10 +217,11 @@ class Spy:
                 os.kill(self._root, info.si_signo)
 
     def _tell_waiting(self) -> None:
-        late = time.monotonic_ns() - int(_PATIENCE * 1e9)
+        now, patience = time.monotonic_ns(), int(_PATIENCE * 1e9)
+        self._next_look = now + patience
         for process in self._processes.values():
             for vcpu in process.vcpus():
-                if vcpu.pending is not None and vcpu.pending.host < late:
+                if vcpu.pending is not None and vcpu.pending.host < now - patience:
                     self._tell_exit(process, vcpu, 0)
 
     def _handle(self, tid: int, status: int, host: int) -> None:

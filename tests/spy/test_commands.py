@@ -77,6 +77,14 @@ def test_threads_and_vms_are_told_apart(kvm: None, tmp_path: Path) -> None:
     assert sorted(seen) == sorted([(vm, vcpu) for vm in range(2) for vcpu in range(3)] * 2)
 
 
+def test_an_exit_that_nobody_answers_is_told_soon(kvm: None, tmp_path: Path) -> None:
+    out = tmp_path / "vm.jsonl"
+    assert spy("--exits", "-o", out, "--", *VMM, 1, 2, 30, "stuck").returncode == 7
+    found = [event for event in events(out) if event["data"].get("reason") == "hlt"]
+    (stuck,) = [number for number, event in enumerate(found) if event["vcpu"] == 1]
+    assert "cost" not in found[stuck] and stuck < len(found) - 2
+
+
 def test_kvmpy_itself(kvm: None, tmp_path: Path) -> None:
     image, out = tmp_path / "guest.bin", tmp_path / "trace.jsonl"
     image.write_bytes(b"\xba\xf8\x03" + b"".join(bytes((0xB0, char, 0xEE)) for char in b"Hi\n") + b"\xb0\x05\xe6\xf4")

@@ -1,4 +1,5 @@
-"""A small VMM to be traced: `vmm.py VMS VCPUS ROUNDS`. Every vCPU has a thread; a round is IN, OUT, an MMIO write and HLT.
+"""A small VMM to be traced: `vmm.py VMS VCPUS ROUNDS [stuck]`. Every vCPU has a thread; a round is IN, OUT, an MMIO write and HLT.
+With `stuck` the last vCPU's first HLT is never answered.
 
 Says "ready" and then "round N" after each round of the first vCPU, at some 50 a second; ends with status 7.
 """
@@ -40,7 +41,7 @@ def make(backend, vcpus):
     return vm, memory, view, made
 
 
-def serve(vcpu, rounds, tell):
+def serve(vcpu, rounds, tell, stuck):
     """Runs one vCPU."""
     done = 0
     while done < rounds:
@@ -49,12 +50,14 @@ def serve(vcpu, rounds, tell):
             vcpu.io_data()[0:1] = bytes((ANSWER,))
         elif reason == lib.KVM_EXIT_HLT:
             done += 1
+            if stuck:
+                return
             tell(done)
             time.sleep(0.02)
 
 
 def main():
-    vms, vcpus, rounds = map(int, sys.argv[1:])
+    vms, vcpus, rounds = map(int, sys.argv[1:4])
     with KvmBackend() as backend:
         made = [make(backend, vcpus) for _ in range(vms)]
         print("ready", flush=True)
@@ -63,7 +66,7 @@ def main():
             for vcpu in cpus:
                 first = number == 0 and vcpu is cpus[0]
                 tell = (lambda done: print("round", done, flush=True)) if first else (lambda done: None)
-                threads.append(threading.Thread(target=serve, args=(vcpu, rounds, tell)))
+                threads.append(threading.Thread(target=serve, args=(vcpu, rounds, tell, sys.argv[4:] == ["stuck"] and vcpu is cpus[-1])))
         for thread in threads:
             thread.start()
         for thread in threads:
