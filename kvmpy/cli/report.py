@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from kvmpy.cli import status
 from kvmpy.cli.main import say
 from kvmpy.cli.trace import Names, open_saved, read_filter, same_file
-from kvmpy.errors import ConfigError, HostError
+from kvmpy.errors import ConfigError, HostError, TraceError
 from kvmpy.trace.page import Report
 
 
@@ -23,9 +23,15 @@ def report(arguments: Namespace) -> int:
         saved = open_saved(arguments.file, stack)
         names = Names(arguments.symbols, saved, arguments.file)
         chosen = read_filter(arguments.events, names.table)
-        for event in saved:
-            if chosen is None or chosen.matches(event):
-                made(event)
+        broken = None
+        try:
+            for event in saved:
+                if chosen is None or chosen.matches(event):
+                    made(event)
+        except TraceError as error:
+            if not made.summary.events:
+                raise
+            broken = error
         page = made.page(saved.about, names)
     try:
         with open(out, "w", encoding="utf-8") as file:
@@ -33,4 +39,6 @@ def report(arguments: Namespace) -> int:
     except OSError as error:
         raise HostError(f"write {out}", error.errno or errno.EIO) from None
     say(f"{out}: {made.summary.events} events")
+    if broken is not None:
+        raise broken
     return status.OK

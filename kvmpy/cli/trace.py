@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from kvmpy.cli import status
 from kvmpy.cli.main import tell
 from kvmpy.cli.run import run, symbol_file
-from kvmpy.errors import ConfigError, HostError, ImageError
+from kvmpy.errors import ConfigError, HostError, ImageError, TraceError
 from kvmpy.trace.event import Event
 from kvmpy.trace.formats import Format, Saved, format_of, is_trace, make_format, open_trace
 from kvmpy.trace.summary import PARTS, TRACED, Summary
@@ -88,13 +88,18 @@ class Names:
         return self.table.where(address)
 
 
+def output_format(arguments: Namespace) -> str:
+    """What --format says, else the name of the file."""
+    return arguments.format or (format_of(arguments.output) if arguments.output else "text")
+
+
 class Output:
     """Where events go: a file, or the given standard stream."""
 
     def __init__(self, arguments: Namespace, stream: Any, symbols: Symbols | None, about: dict[str, Any]) -> None:
         self.path = arguments.output or "standard output or error"
         self._file: BinaryIO | None = None
-        kind = arguments.format or (format_of(arguments.output) if arguments.output else "text")
+        kind = output_format(arguments)
         try:
             if arguments.output:
                 self._file = _open(arguments.output)
@@ -154,6 +159,9 @@ class _Live:
         self._symbols = machine.symbols
         machine.symbols.where(0)  # reads the files now, not at the first event
         chosen = read_filter(arguments.events, machine.symbols)
+        if chosen is not None and not self._count and arguments.output and output_format(arguments) == "binary":
+            self._end = machine.trace_file(arguments.output, chosen).close  # without Python, where the backend can
+            return
         takers: list[Format] = [self.summary] if self._count else []
         if arguments.output or not self._count:
             about = {"image": arguments.image or "", "backend": machine.vm.name, "vcpus": len(machine.cpu), "clock": arguments.clock}
@@ -162,8 +170,6 @@ class _Live:
         first, *rest = takers
 
         def listen(event: Event) -> None:
-            if chosen is not None and not chosen.matches(event):
-                return
             try:
                 first(event)
                 for other in rest:
@@ -173,11 +179,20 @@ class _Live:
                 failures.append(self._output.failure(error))
                 machine.stop(Stopped("output"))
 
-        self._end = machine.trace(listen)
+        self._end = machine.trace(listen) if chosen is None else machine.trace(chosen, listen, observe=True)
 
     def end(self, machine: Machine) -> None:
-        if self._end is not None:
-            self._end()
+        end, self._end = self._end, None
+        if end is not None:
+            end()
+        wanted = self._count or self._arguments.save_symbols is not None
+        if wanted and machine.boot_state.protocol.startswith("linux") and not len(machine.symbols):
+            try:
+                machine.symbols.add_kernel(machine.memory)  # where the image has none, and wherever KASLR has put it
+            except ImageError:
+                return
+            if self._arguments.save_symbols is not None:
+                machine.symbols.save(self._arguments.save_symbols)
 
     def close(self) -> None:
         """The file is whole after this. Harmless when called again."""
@@ -211,6 +226,7 @@ def _show(arguments: Namespace, top: int) -> int:
                 raise ConfigError(f"-o {arguments.output}: that is the trace itself")
             output = Output(arguments, sys.stdout, names, saved.about)
             takers.append(output.format)
+        broken = None
         try:
             for event in saved:
                 if chosen is None or chosen.matches(event):
@@ -218,6 +234,8 @@ def _show(arguments: Namespace, top: int) -> int:
                         taker(event)
         except KeyboardInterrupt:
             code = status.INTERRUPTED
+        except TraceError as error:
+            broken = error  # what was whole is shown first
         except OSError as error:
             if error.errno == errno.EPIPE or output is None:
                 raise
@@ -230,6 +248,9 @@ def _show(arguments: Namespace, top: int) -> int:
             print(json.dumps({"trace": summary.data(names)}))
         elif arguments.count:
             print("\n".join(summary.lines(names, top, TRACED if "traced" in saved.about else PARTS)))
+    if broken is not None:
+        sys.stdout.flush()
+        raise broken
     return code
 
 

@@ -14,7 +14,7 @@ examples:
   kvmpy trace kernel.elf                          a line for every exit on standard error, the guest's serial port on standard output
   kvmpy trace kernel.elf -e io:0x3f8-0x3ff[write]  writes to COM1 alone
   kvmpy trace kernel.elf -c                       tables of what took how long
-  kvmpy trace kernel.elf -o boot.jsonl            a trace to keep; then kvmpy trace boot.jsonl -e mmio, kvmpy report boot.jsonl
+  kvmpy trace kernel.elf -o boot.trace            a trace to keep; then kvmpy trace boot.trace -e mmio, kvmpy report boot.trace
   kvmpy trace kernel.elf -o boot.pftrace          for ui.perfetto.dev
 
 """

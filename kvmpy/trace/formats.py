@@ -14,8 +14,15 @@ FORMATS = {
     "text": "a line for each event",
     "jsonl": "a JSON object on each line; can be read again",
     "perfetto": "for ui.perfetto.dev",
+    "binary": "quick and compact; can be read again",
 }
-_SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".pftrace": "perfetto", ".perfetto-trace": "perfetto", ".perfetto": "perfetto"}
+_SUFFIXES = {
+    ".trace": "binary", ".jsonl": "jsonl", ".ndjson": "jsonl",
+    ".pftrace": "perfetto", ".perfetto-trace": "perfetto", ".perfetto": "perfetto",
+}  # fmt: skip
+
+MAGIC = b"kvmpyTRC"
+"""What a binary trace begins with (kvmpy.trace.binary, which needs the native module)."""
 
 
 class Format(Protocol):
@@ -49,6 +56,10 @@ def make_format(name: str, file: BinaryIO, symbols: Symbols | None, about: dict[
         from kvmpy.trace.jsonl import JsonlFormat
 
         return JsonlFormat(file.write, symbols, about)
+    if name == "binary":
+        from kvmpy.trace.binary import BinaryWriter
+
+        return BinaryWriter(file, about)
     from kvmpy.trace.perfetto import PerfettoFormat
 
     return PerfettoFormat(file.write, symbols, about)
@@ -56,21 +67,33 @@ def make_format(name: str, file: BinaryIO, symbols: Symbols | None, about: dict[
 
 def is_trace(path: str) -> bool:
     """Does the file hold a trace that `open_trace` reads? False also where it cannot be read at all."""
+    try:
+        if os.path.isfile(path):
+            with open(path, "rb") as file:
+                return _kind(file) is not None
+    except OSError:
+        pass
+    return False
+
+
+def _kind(file: BinaryIO) -> str | None:
+    """By its first bytes."""
     from kvmpy.trace.jsonl import HEAD
 
-    try:
-        with open(path, "rb") as file:
-            return file.read(len(HEAD)) == HEAD
-    except OSError:
-        return False
+    head = file.read(16)
+    return "binary" if head.startswith(MAGIC) else "jsonl" if head.startswith(HEAD) else None
 
 
 def open_trace(file: BinaryIO, path: str) -> Saved:
     """The trace in `file`, which stays the caller's. Raises TraceError."""
-    from kvmpy.trace.jsonl import HEAD, JsonlFile
-
-    head = file.read(len(HEAD))
+    kind = _kind(file)
     file.seek(0)
-    if head != HEAD:
-        raise TraceError(f"{path}: not a trace (kvmpy trace -o FILE.jsonl writes one)")
+    if kind == "binary":
+        from kvmpy.trace.binary import BinaryFile
+
+        return BinaryFile(file, path)
+    if kind is None:
+        raise TraceError(f"{path}: not a trace (kvmpy trace -o FILE.trace writes one)")
+    from kvmpy.trace.jsonl import JsonlFile
+
     return JsonlFile(file, path)

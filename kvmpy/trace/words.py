@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from kvmpy.trace.event import Event
 from kvmpy.trace.places import address_name, port_name
-from kvmpy.x86 import bit_names, msr_name
+from kvmpy.x86 import EFER_NAMES, MSR_EFER, bit_names, msr_name
 
 MOST_KEPT = 1 << 16
 """Entries of a cache; a trace has no bound."""
@@ -160,10 +160,13 @@ def _msr_name(data: dict[str, Any]) -> str:
 
 
 def _msr(data: dict[str, Any]) -> str:
-    refused = " (#GP)" if data.get("served") is False else ""
+    value, refused = data.get("value"), " (#GP)" if data.get("served") is False else ""
+    shown = _hex(value)
+    if value and data["index"] == MSR_EFER:
+        shown += f" [{bit_names(value, EFER_NAMES)}]"
     if data["write"]:
-        return f"wrmsr {_msr_name(data)} = {_hex(data.get('value'))}{refused}"
-    return f"rdmsr {_msr_name(data)}{refused}" if refused else f"rdmsr {_msr_name(data)} -> {_hex(data.get('value'))}"
+        return f"wrmsr {_msr_name(data)} = {shown}{refused}"
+    return f"rdmsr {_msr_name(data)}{refused}" if refused else f"rdmsr {_msr_name(data)} -> {shown}"
 
 
 def _cpuid(data: dict[str, Any]) -> str:

@@ -38,6 +38,12 @@ def test_a_page_beside_the_trace(trace: Path) -> None:
     assert "boot.elf" in page.read_text() and "out 0x3f8 (com1)" in page.read_text()
 
 
+def test_a_page_of_what_is_whole(trace: Path) -> None:
+    trace.write_text(LINES + "garbage\n")
+    done = report(trace)
+    assert done.returncode == 65 and "line 5" in done.stderr and "3 events" in done.stderr and trace.with_suffix(".html").exists()
+
+
 def test_expressions_and_symbols(trace: Path, tmp_path: Path) -> None:
     table, page = tmp_path / "System.map", tmp_path / "p.html"
     table.write_text("0000000000100000 T say\n")

@@ -163,16 +163,18 @@ def test_a_reader_that_leaves(saved: Path) -> None:
     [(["{saved}", "--top", "0"], 64, "--top 0"), (["{saved}", "-c", "--format", "jsonl"], 64, "--format"),
      (["{saved}", "-o", "{saved}"], 64, "itself"),
      (["{saved}", "-e", "io["], 64, "io["),
-     (["{broken}"], 65, "line 2"), (["{saved}", "--symbols", "{broken}"], 65, "broken"),
+     (["{broken}"], 65, "line 3"), (["{saved}", "--symbols", "{broken}"], 65, "broken"),
      (["{saved}", "--format", "gif"], 64, "gif"), ([], 64, "IMAGE")],
 )  # fmt: skip
 def test_wrong_usage(arguments: list[str], status: int, text: str, saved: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.jsonl"
-    broken.write_text('{"kvmpy_trace":1}\nnothing\n')
+    broken.write_text('{"kvmpy_trace":1}\n{"what":"irq","vcpu":0,"time":0,"data":{"vector":32}}\nnothing\n')
     before = saved.read_bytes()
     done = kvmpy("trace", *(word.format(saved=saved, broken=broken) for word in arguments))
     assert done.returncode == status and text in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert saved.read_bytes() == before
+    if text == "line 3":
+        assert "irq 0x20" in done.stdout, "what is whole is shown"
 
 
 def on_terminal(arguments: list[str], **variables: str) -> str:
@@ -217,3 +219,25 @@ def test_names_of_a_saved_trace(tmp_path: Path) -> None:
     os.utime(file, (2000, 2000))
     assert kvmpy("trace", file).stdout.splitlines()[0].split()[2] == "0x100020", "the image is another by now"
     assert "asked_for+0x20" in kvmpy("trace", file, "--symbols", table).stdout
+
+
+@pytest.mark.parametrize("choice", [(), ("-e", "all")], ids=["python", "core"])
+def test_binary_traces(choice: tuple[str, ...], guest: Path, tmp_path: Path) -> None:
+    file = tmp_path / "t.trace"
+    done = live(guest, *choice, "-o", file)
+    assert done.returncode == 5, done.stderr
+    shown = kvmpy("trace", file, "-e", "io,verdict")
+    assert shown.returncode == 0, shown.stderr
+    wanted = [line.split("  <")[0] for line in events(live(guest, "-q", "-e", "io,verdict").stderr)]
+    assert [line.split("  <")[0] for line in events(shown.stdout)] == wanted
+    lines = tmp_path / "t.jsonl"
+    assert kvmpy("trace", file, "-o", lines).returncode == 0
+    assert kvmpy("trace", lines).stdout == kvmpy("trace", file).stdout
+    file.write_bytes(file.read_bytes()[:-170])
+    cut = kvmpy("trace", file, "-c")
+    assert cut.returncode == 65 and "out 0x3f8" in cut.stdout and str(file) in cut.stderr and "Traceback" not in cut.stderr
+
+
+def test_a_kind_that_a_machine_does_not_have(guest: Path) -> None:
+    done = live(guest, "-e", "ioctl")
+    assert done.returncode == 64 and "ioctl" in done.stderr and "Traceback" not in done.stderr

@@ -166,7 +166,7 @@ def test_a_page_of_every_kind_and_of_nothing() -> None:
     assert '"events":0' in made.page()
     for event, _, _ in EVENTS:
         made(event)
-    text = made.page({"image": "x & <y>"}, Symbols())
+    text = made.page({"image": "x & <y>", "ports": [[1, 2, "tables are not for people"]]}, Symbols())
     assert text.count("<script") == 2 == text.count("</script") and "default-src 'none'" in text
     assert set(re.findall(r"https?://[^\"' ]*", text)) == {"http://www.w3.org/2000/svg"}, "a namespace, not a request"
     data: Any = json.loads(text.partition('id="data">')[2].partition("</script>")[0])

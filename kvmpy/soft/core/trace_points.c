@@ -332,6 +332,8 @@ void trace_exit(Cpu *c)
         r.size = 8;
         r.flags |= run->exit_reason == KVM_EXIT_X86_WRMSR ? KP_RECORD_WRITE : 0;
         break;
+    case KVM_EXIT_INTR:
+        return; /* nothing is answered: the guest's time goes on */
     default:
         break;
     }

@@ -66,7 +66,7 @@ class Report:
         steps = self.timeline.used()
         series = {name: sums[:steps] for name, sums in self.timeline.series.items()}
         return {
-            "about": {key: str(value)[:MOST_TEXT] for key, value in about.items() if value not in ("", None)},
+            "about": {key: str(value)[:MOST_TEXT] for key, value in about.items() if value != "" and isinstance(value, (str, int))},
             "events": summary.events,
             "ns": found["ns"],
             "vcpus": found["vcpus"],
