@@ -14,7 +14,7 @@ from kvmpy.cli.main import tell
 from kvmpy.cli.run import run, symbol_file
 from kvmpy.errors import ConfigError, HostError, ImageError, TraceError
 from kvmpy.trace.event import Event
-from kvmpy.trace.formats import Format, Saved, format_of, is_trace, make_format, open_trace
+from kvmpy.trace.formats import Format, Saved, about_machine, format_of, is_trace, make_format, open_trace
 from kvmpy.trace.summary import PARTS, TRACED, Summary
 from kvmpy.trace.text import TextFormat
 from kvmpy.trace.words import Symbols
@@ -164,7 +164,7 @@ class _Live:
             return
         takers: list[Format] = [self.summary] if self._count else []
         if arguments.output or not self._count:
-            about = {"image": arguments.image or "", "backend": machine.vm.name, "vcpus": len(machine.cpu), "clock": arguments.clock}
+            about = about_machine(machine, arguments.clock)
             self._output = Output(arguments, sys.stderr, self._symbols, about)
             takers.append(self._output.format)
         first, *rest = takers

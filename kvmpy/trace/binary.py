@@ -21,11 +21,11 @@ from kvmpy.errors import HostError, TraceError
 from kvmpy.native import lib
 from kvmpy.trace.event import NUMBERS, Event
 from kvmpy.trace.filters import Filter, parse
+from kvmpy.trace.formats import MAGIC, about_machine
 from kvmpy.trace.records import RECORD, SIZE, BrokenRecord, chip_name, event_of, payload_size, record_of, slots
 from kvmpy.trace.tracer import SERVED, Sink
 from kvmpy.trace.watch import Watcher, rule_of
 
-MAGIC = b"kvmpyTRC"
 VERSION = 1
 _HEAD = struct.Struct("<8sII")
 MOST_PAYLOAD = 1 << 20
@@ -211,10 +211,4 @@ class TraceWriter:
 
 def write_trace(machine: Any, watcher: Watcher, path: str, chosen: Filter | None) -> TraceWriter:
     """`Machine.trace_file`."""
-    about = {
-        "backend": machine.vm.name, "vcpus": len(machine.cpu), "clock": "virtual" if watcher.virtual else "host",
-        "image": machine.image or "",
-        "ports": [(entry.first, entry.end - 1, entry.name) for entry in machine.ports.entries],
-        "mmio": [(entry.first, entry.end - 1, entry.name) for entry in machine.mmio.entries],
-    }
-    return TraceWriter(watcher, path, chosen, about)
+    return TraceWriter(watcher, path, chosen, about_machine(machine, "virtual" if watcher.virtual else "host"))

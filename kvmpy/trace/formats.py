@@ -46,6 +46,15 @@ def format_of(path: str) -> str:
     return _SUFFIXES.get(os.path.splitext(path)[1].lower(), "text")
 
 
+def about_machine(machine: Any, clock: str) -> dict[str, Any]:
+    """What a trace tells of the Machine that it is of: `ports` and `mmio` are (first, last, name) of who answers there."""
+    return {
+        "backend": machine.vm.name, "vcpus": len(machine.cpu), "clock": clock, "image": machine.image or "",
+        "ports": [(entry.first, entry.end - 1, entry.name) for entry in machine.ports.entries],
+        "mmio": [(entry.first, entry.end - 1, entry.name) for entry in machine.mmio.entries],
+    }  # fmt: skip
+
+
 def make_format(name: str, file: BinaryIO, symbols: Symbols | None, about: dict[str, Any] | None = None) -> Format:
     """A writer of that format into `file`, which stays the caller's."""
     if name == "text":
