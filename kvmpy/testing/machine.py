@@ -148,8 +148,8 @@ class GuestMachine(Machine):
         self, place: str | int | None = None, *, exit: str | Callable[[Event], bool] | None = None, instructions: int | None = None,
         timeout: float | None = None,
     ) -> None:
-        """Runs to a symbol or linear address (before its instruction), an exit (a kind of `kvmpy.trace.event.KINDS`, an exit reason
-        as "hlt", or a function of the Event), or for so many instructions of the first vCPU while the others stand still.
+        """Runs to a symbol or linear address (before its instruction), an exit (a filter as `trace` takes it: "io:0x3f8", "exception:14";
+        an exit's reason; or a function of the Event), or for so many instructions of the first vCPU while the others stand still.
 
         A place where the guest stands counts only before it has run at all. GuestError when the guest ends or time is up before.
         """

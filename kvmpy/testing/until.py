@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from kvmpy.errors import ConfigError
 from kvmpy.native import lib
 from kvmpy.regs import linear_rip
+from kvmpy.trace.event import KINDS
 from kvmpy.verdicts import Stopped
 
 if TYPE_CHECKING:
@@ -55,17 +57,18 @@ def run_to(machine: GuestMachine, place: str | int, timeout: float | None) -> bo
 
 
 def run_to_exit(machine: GuestMachine, kind: str | Callable[[Event], bool], timeout: float | None) -> bool:
-    """To an exit; the machine stands behind it, and the device has answered."""
+    """To an exit, by a filter's text, an exit's reason, or a function; the machine stands behind it, and the device has answered."""
     seen: list[Event] = []
 
     def listen(event: Event) -> None:
         if seen or event.what == "verdict":
             return
-        if kind(event) if callable(kind) else kind in (event.what, event.data.get("reason")):
+        if by_filter or (kind(event) if callable(kind) else kind == event.data.get("reason")):
             seen.append(event)
             machine.stop(THERE)
 
-    end = machine.trace(listen)
+    by_filter = isinstance(kind, str) and re.split(r"\W", kind)[0] in KINDS
+    end = machine.trace(kind, listen, observe=True) if by_filter else machine.trace(listen)
     try:
         machine.run(timeout)
     finally:

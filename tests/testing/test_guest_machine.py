@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from kvmpy.testing.machine import GuestError, GuestMachine
 from .sources import COUNTING, TALK
 
 LOOP = "1: jmp 1b"
+LINUX = Path(__file__).resolve().parents[2] / ".cache" / "guests" / "vmlinuz"
 
 
 def test_a_conversation(machine: Any, assemble: Any) -> None:
@@ -117,13 +119,35 @@ def test_exits(machine: Any, assemble: Any) -> None:
     machine.load(assemble(TALK))
     machine.run_until(exit="io")
     assert machine.output.text == "k"
+    machine.run_until(exit="io:0x3f8")
+    assert machine.output.text == "ke"
+    machine.run_until(exit="io:0x3fd")  # it waits for input
+    assert machine.output.text.endswith("login: ")
+    machine.load(assemble(TALK))
     machine.run_until(exit=lambda event: event.what == "io" and event.data["value"] == ord("v"))
-    assert machine.output.text == "kernel v"
+    assert machine.output.text.endswith("kernel v")
     machine.load(assemble("mov $0xfed00000, %eax\nmov (%eax), %ebx\nout %al, $0xf4", "flat32"))
     machine.run_until(exit="mmio")
     assert machine.verdict is None
     with pytest.raises(GuestError, match="exit msr not reached"):
         machine.run_until(exit="msr")
+
+
+def test_exceptions_are_exits_of_the_software_cpu(soft_machine: Any, assemble: Any) -> None:
+    soft_machine.load(assemble("nop\nfault: ud2", "flat32"))
+    soft_machine.run_until(exit="exception:6")
+    assert str(soft_machine.where()).startswith("fault")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not LINUX.is_file(), reason="the real guests are not here: make linux")
+def test_linux(make_machine: Any) -> None:
+    machine = make_machine(timeout=120, memory="256M")
+    machine.load(LINUX, initrd=LINUX.with_name("initrd.cpio.gz"), append="console=ttyS0")
+    assert (machine.expect(r"Linux version (\d+)\.")[1] or "0") >= "5"
+    assert machine.expect(r"\[ +(\d+\.\d+)\] Command line: (.*?)\r\n")[2].endswith("console=ttyS0")
+    machine.expect("all checks passed")
+    assert machine.exit_code == 0
 
 
 def test_words_that_are_wrong(soft_machine: Any, assemble: Any) -> None:
