@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from kvmpy.backend import Vcpu, Vm
 from kvmpy.bus import MmioBus, PortBus
 from kvmpy.exit_handlers import EXIT_INTR, HANDLERS, KNOWN, Seat, exit_name
+from kvmpy.native import lib
 from kvmpy.threads import start_thread
 from kvmpy.verdicts import Halted, Stopped, Verdict
 from kvmpy.x86 import RFLAGS_IF
@@ -81,7 +82,8 @@ class Loop:
         """Called under the lock when the vCPUs have stopped at the end of a run."""
         self.seats = [Seat(vcpu) for vcpu in vcpus]
         ports.caches += [seat.plans for seat in self.seats]
-        self._guests: dict[int, Seat] = {}
+        self.guests: dict[int, Seat] = {}
+        """The assist's vCPUs that had exits."""
         self._error: BaseException | None = None
         self._posted: deque[Callable[[], None]] = deque()
         self._end = threading.Event()
@@ -134,9 +136,9 @@ class Loop:
 
     def serve(self, vcpu: Vcpu) -> None:
         """Answers the present exit of a vCPU that is not of this loop (the assist's), under the lock that the caller has."""
-        seat = self._guests.get(vcpu.index)
+        seat = self.guests.get(vcpu.index)
         if seat is None or seat.vcpu is not vcpu:
-            seat = self._guests[vcpu.index] = Seat(vcpu)
+            seat = self.guests[vcpu.index] = Seat(vcpu)
             self.ports.caches.append(seat.plans)
         reason = seat.record.exit_reason
         self.handlers[reason if reason < KNOWN else KNOWN](self, seat)
@@ -333,7 +335,7 @@ class Loop:
         result: dict[str, int] = {}
         for seat in self.seats:
             for reason, count in enumerate(seat.exits):
-                if count:
+                if count and reason != lib.KP_EXIT_TRACE:  # no exit of the guest's
                     name = exit_name(reason) if reason < KNOWN else "others"
                     result[name] = result.get(name, 0) + count
         if self.assisted:

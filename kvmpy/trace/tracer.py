@@ -98,7 +98,7 @@ class Tracer:
             self.loop.tracer = self
         else:
             self.loop.tracer = None
-        for seat in self.loop.seats:
+        for seat in (*self.loop.seats, *self.loop.guests.values()):
             seat.told.clear()
         from kvmpy.trace.exits import install
 

@@ -56,6 +56,7 @@ class Watcher:
         self.on_accesses = on_accesses
         self._accesses = False
         self._waiting: CData = None
+        self._msr_ranges: list[tuple[int, int, int]] = []
         self.virtual = virtual
         """Time is virtual: the host's has no place in records."""
         self.channels = set(range(1, CHANNELS))
@@ -143,6 +144,9 @@ class Watcher:
                 for first, last in _MSR_AREAS if high - low >= 0x3000 else ((low, min(high, 0xFFFFFFFF)),):
                     if max(first, low) <= min(last, high):
                         ranges.append((max(first, low), min(last, high) - max(first, low) + 1, flags[rule.direction]))
+        if ranges == self._msr_ranges:
+            return
+        self._msr_ranges = ranges
         reasons = lib.KVM_MSR_EXIT_REASON_UNKNOWN | (lib.KVM_MSR_EXIT_REASON_FILTER if ranges else 0)
         try:
             self.vm.set_user_msrs(reasons, ranges)

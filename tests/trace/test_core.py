@@ -198,3 +198,20 @@ def test_a_trace_changes_nothing_for_the_guest() -> None:
         ("io,cpuid", True), ("block[rip=0x5200],memory:0x600+2,irq,exception", True), ("irq,memory:0x610,io:0x20-0x43,cpuid:1", False),
     ):  # fmt: skip
         assert _outcome(what, observe) == quiet, what
+
+
+def test_the_core_s_own_stops_are_no_exits_of_the_guest(soft: Maker) -> None:
+    made = soft(b"\x0f\xa2\x0f\xa2" + leave(0))
+    seen = []
+    made.trace("cpuid", seen.append)
+    assert made.run(10) == GuestExit(0)
+    assert len(seen) == 2 and made.statistics["exits"] == {"io": 1}
+
+
+def test_several_vcpus_and_filters(soft: Maker) -> None:
+    made = soft(b"\x90\xe4\x21\xe4\x40" + leave(0), cpus=2)
+    with made.trace("io,!io:0x21", cpu=0) as some, made.trace("io:0x21") as others, made.trace("io", cpu=1) as none:
+        assert made.run(10) == GuestExit(0)
+    assert [event.data["port"] for event in some] == [0x40, 0xF4]
+    assert [event.data["port"] for event in others] == [0x21]
+    assert none == []
