@@ -121,32 +121,56 @@ lint: setup
 bench: setup
 	@$(VENV)/bin/python -m tests.bench
 
-# The whole module with ASan and UBSan, loaded under the sanitizers' runtime; Python's own leaks are not reported.
+# The whole module with ASan and UBSan, loaded under the sanitizers' runtime; Python's own leaks are not reported. Tests, then random
+# programs in random states (build/fuzz-case tells the number of a case that broke the process), then the oracle's cases.
 SAN := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g
+SAN_ENV = KVMPY_NATIVE=$(CURDIR)/build/sanitize/_native.abi3.so \
+  LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
+  ASAN_OPTIONS=detect_leaks=0:handle_segv=0:allow_user_segv_handler=1 PYTHONMALLOC=malloc
+CASES_SECONDS ?= 60
 SAN_TESTS ?= $(wildcard tests/soft tests/kvm tests/backends)
 sanitize: setup
 	@mkdir -p build/sanitize/site/kvmpy
 	@$(MAKE) --no-print-directory native NATIVE=build/sanitize/_native.abi3.so NATIVE_OBJ=build/sanitize OPT="-O1 $(SAN)" LDFLAGS="$(SAN)"
-	@KVMPY_NATIVE=$(CURDIR)/build/sanitize/_native.abi3.so LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
-	  ASAN_OPTIONS=detect_leaks=0:handle_segv=0:allow_user_segv_handler=1 PYTHONMALLOC=malloc \
-	  $(VENV)/bin/python -m pytest -q -rs -p no:cacheprovider $(SAN_TESTS) $(PYTEST_ARGS)
-
-# Random programs in random states under the sanitizers; build/fuzz-case tells the number of a case that broke the process.
-FUZZ_SECONDS ?= 300
-FUZZ_ARGS ?= --first $$RANDOM$$RANDOM --seconds $(FUZZ_SECONDS)
-fuzz: setup
-	@mkdir -p build/sanitize
-	@$(MAKE) --no-print-directory native NATIVE=build/sanitize/_native.abi3.so NATIVE_OBJ=build/sanitize OPT="-O1 $(SAN)" LDFLAGS="$(SAN)"
-	@KVMPY_NATIVE=$(CURDIR)/build/sanitize/_native.abi3.so LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
-	  ASAN_OPTIONS=detect_leaks=0:handle_segv=0:allow_user_segv_handler=1 PYTHONMALLOC=malloc \
-	  $(VENV)/bin/python -m tests.fuzz.core_fuzz $(FUZZ_ARGS)
-
+	@$(SAN_ENV) $(VENV)/bin/python -m pytest -q -rs -p no:cacheprovider $(SAN_TESTS) $(PYTEST_ARGS)
+	@$(SAN_ENV) $(VENV)/bin/python -m tests.fuzz.core_fuzz --first $$RANDOM$$RANDOM --seconds $(CASES_SECONDS)
 	@$(MAKE) --no-print-directory build/sanitize/oracle ORACLE=build/sanitize/oracle NATIVE_OBJ=build/sanitize OPT="-O1 $(SAN)"
 	@$(SAN_ORACLE) -c -n 20 -q 4000
 	@$(SAN_ORACLE) -c -r tests/oracle/cases.txt
 # The oracle takes the signals and runs on a stack of its own.
 SAN_ORACLE = ASAN_OPTIONS=detect_leaks=0:handle_segv=0:handle_sigbus=0:handle_sigfpe=0:handle_sigill=0:handle_sigtrap=0:allow_user_segv_handler=1:use_sigaltstack=0 \
   build/sanitize/oracle
+
+# Every fuzz target for FUZZ_SECONDS, FUZZ_JOBS at a time, or TARGET alone: docs/fuzzing.md. The C parts are built once more by
+# clang, with coverage and sanitizers; a target of a chip, a page walk or a whole CPU is one file of tests/fuzz/core.
+FUZZ_SECONDS ?= 20
+FUZZ_JOBS ?= 1
+FUZZ_CC := clang
+FUZZ_SAN := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g
+FUZZ_SHARED := tests/fuzz/core/machine.c tests/fuzz/core/guest.c
+FUZZ_CORE := $(patsubst tests/fuzz/core/%.c,%,$(filter-out $(FUZZ_SHARED) tests/fuzz/core/replay.c,$(wildcard tests/fuzz/core/*.c)))
+fuzz: fuzz-tools setup
+	@$(MAKE) --no-print-directory fuzz-core FUZZ_BUILD=build/fuzz/bin CC=$(FUZZ_CC) WERROR= NATIVE_OBJ=build/fuzz/obj \
+	  OPT="-O1 -fsanitize=fuzzer-no-link $(FUZZ_SAN)" FUZZ_LINK="-fsanitize=fuzzer $(FUZZ_SAN)" FUZZ_MAIN=
+	@$(VENV)/bin/python -m tests.fuzz --seconds $(FUZZ_SECONDS) --jobs $(FUZZ_JOBS) $(TARGET)
+
+.PHONY: fuzz-tools fuzz-core
+fuzz-tools: $(VENV)/.ready
+	@command -v $(FUZZ_CC) >/dev/null || { echo "$(FUZZ_CC) is missing: sudo apt-get install clang" >&2; exit 1; }
+	@echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' | $(FUZZ_CC) -x c - -fsanitize=fuzzer $(FUZZ_SAN) -o /dev/null 2>/dev/null || \
+	  { echo "libFuzzer is missing: sudo apt-get install libclang-rt-$$($(FUZZ_CC) -dumpversion | cut -d. -f1)-dev" >&2; exit 1; }
+	@$(VENV)/bin/python -P -c 'import atheris' 2>/dev/null || \
+	  $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $$($(VENV)/bin/python -P -c 'import tomllib; \
+	    print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["fuzz"])')
+
+# Without a fuzzer: replay.c runs files, and inputs of a generator. Tests use these, linked with the module's own objects.
+FUZZ_BUILD ?= build/fuzz/replay
+FUZZ_MAIN ?= tests/fuzz/core/replay.c
+FUZZ_LINK ?=
+fuzz-core: $(FUZZ_CORE:%=$(FUZZ_BUILD)/%)
+$(FUZZ_CORE:%=$(FUZZ_BUILD)/%): $(FUZZ_BUILD)/%: tests/fuzz/core/%.c $(FUZZ_SHARED) $(FUZZ_MAIN) $(wildcard tests/fuzz/core/*.h) $(CORE_O)
+	@mkdir -p $(@D)
+	@$(CC) $(OPT) $(CFLAGS_COMMON) $(WERROR) -Itests/fuzz/core $(filter %.c %.o,$^) $(FUZZ_LINK) -o $@ -lm -lpthread
 
 linux: setup
 	@$(VENV)/bin/python -m tests.guests_fetch

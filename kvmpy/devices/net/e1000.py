@@ -319,7 +319,8 @@ class E1000(PciDevice):
 
     def state(self) -> dict[str, Any]:
         return {
-            **super().state(), "registers": dict(self.registers), "statistics": list(self.statistics), "multicast": list(self.multicast),
+            **super().state(), "registers": [[at, self.registers[at]] for at in sorted(self.registers)],
+            "statistics": list(self.statistics), "multicast": list(self.multicast),
             "vlans": list(self.vlans), "addresses": list(self.addresses), "causes": self.causes, "mask": self.mask, "eerd": self._eerd,
             "mdic": self._mdic, "io_address": self._io_address, "eeprom": self.eeprom.state(), "phy": list(self.phy.registers),
             "link": self.phy.link, "transmitter": self.transmitter.state(), "receiver": self.receiver.state(),

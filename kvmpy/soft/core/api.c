@@ -12,6 +12,7 @@
 #include "translate/translate.h"
 #include "run.h"
 #include "trace.h"
+#include "x87.h"
 
 #define RECORD_BYTES (3 * 4096) /* struct kvm_run, the data page of port I/O, a page to spare, as KVM maps them */
 
@@ -442,6 +443,10 @@ int kp_vcpu_set_events(Cpu *c, const struct kvm_vcpu_events *e)
     if (e->exception.injected && (e->exception.nr > 31 || e->exception.nr == EXC_NMI))
         return -EINVAL;
     c->events = *e;
+    if (c->run->deliver_again) { /* other events now: the device's answers were for the one before */
+        c->run->deliver_again = false;
+        c->run->log_count = c->run->log_next = 0;
+    }
     c->queued_interrupt = -1;
     if (e->interrupt.injected && !e->interrupt.soft && !c->lapic) {
         c->events.interrupt.injected = 0;
@@ -545,17 +550,15 @@ int kp_vcpu_get_fpu(Cpu *c, struct kvm_fpu *f)
 
 int kp_vcpu_set_fpu(Cpu *c, const struct kvm_fpu *f)
 {
-    c->x87.status = f->fsw;
-    unsigned top = f->fsw >> 11 & 7;
-    for (unsigned n = 0; n < 8; n++) {
-        memcpy(&c->x87.st[(top + n) & 7].mant, f->fpr[n], 8);
-        memcpy(&c->x87.st[(top + n) & 7].se, f->fpr[n] + 8, 2);
-    }
-    c->x87.control = f->fcw;
-    c->x87.tag = f->ftwx;
-    c->x87.opcode = f->last_opcode & 0x7ff;
-    c->x87.ip = f->last_ip;
-    c->x87.dp = f->last_dp;
+    uint8_t image[160] = {0}; /* as FXRSTOR takes it: reserved bits of the words do not come in */
+    memcpy(image, &f->fcw, 2);
+    memcpy(image + 2, &f->fsw, 2);
+    image[4] = f->ftwx;
+    memcpy(image + 6, &f->last_opcode, 2);
+    memcpy(image + 8, &f->last_ip, 8);
+    memcpy(image + 16, &f->last_dp, 8);
+    memcpy(image + 32, f->fpr, sizeof f->fpr);
+    fxrstor_x87(c, image, true);
     for (unsigned n = 0; n < 16; n++)
         memcpy(c->ymm[n].u8, f->xmm[n], 16);
     mxcsr_write(c, f->mxcsr & 0xffff);

@@ -130,6 +130,10 @@ typedef struct {
 #define MODE_FLAT 0x40u /* DS, ES, SS: base 0, limit 4 GiB, writable, expand-up; always set in 64-bit mode */
 #define MODE_SS32 0x80u /* SS.B: the stack pointer is ESP (outside 64-bit mode) */
 #define MODE_AC 0x100u  /* RFLAGS.AC counts: it lifts SMAP, or alignment is checked */
+/* Where code ends before 4 GiB, the limit of CS: blocks are decoded up to it. In bytes or, with bit 20 of the field, in pages. */
+#define MODE_LIMIT_SHIFT 9
+#define MODE_KEY ((1u << MODE_LIMIT_SHIFT) - 1) /* all bits before */
+#define MODE_LIMIT_PAGES 0x100000u
 
 /* Where an indirect jump of translated code finds its target. */
 typedef struct {

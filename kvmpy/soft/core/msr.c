@@ -189,11 +189,9 @@ static int write_efer(Cpu *c, uint64_t value, bool host)
     uint64_t known = host ? EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE : c->efer_allowed;
     if (value & ~known)
         return MSR_INVALID;
-    if (!host) {
-        if ((value ^ c->efer) & EFER_LME && c->cr0 & CR0_PG)
-            return MSR_INVALID;
-        value = (value & ~(uint64_t)EFER_LMA) | (c->efer & EFER_LMA);
-    }
+    if (!host && (value ^ c->efer) & EFER_LME && c->cr0 & CR0_PG)
+        return MSR_INVALID;
+    value = (value & ~(uint64_t)EFER_LMA) | (c->efer & EFER_LMA); /* LMA follows from CR0.PG, for user space too, as in KVM */
     uint64_t changed = c->efer ^ value;
     c->efer = value;
     if (changed & EFER_NXE)

@@ -231,6 +231,8 @@ static void deliver(Cpu *c, int vector, int kind, bool has_error, uint32_t error
     struct RunState *r = c->run;
     r->delivering = vector;
     r->delivering_kind = kind;
+    r->delivering_has_error = has_error;
+    r->delivering_error = error;
     c->alone = true;
     c->halted = false;
     cpu_deliver(c, vector, kind, has_error, error);
@@ -311,6 +313,29 @@ static void on_fault(Cpu *c)
         c->vm->slice -= c->budget;
         c->budget = 0;
     }
+}
+
+/* Delivery stopped for a device's answer (a table or a stack that is no RAM): the event waits among those that user space can see
+   and set, and the next run delivers it from its start, as it does with an instruction. */
+static void deliver_later(Cpu *c)
+{
+    struct RunState *r = c->run;
+    struct kvm_vcpu_events *e = &c->events;
+    if (r->delivering_kind == EVENT_EXCEPTION) {
+        e->exception.injected = 1;
+        e->exception.nr = (uint8_t)r->delivering;
+        e->exception.has_error_code = r->delivering_has_error;
+        e->exception.error_code = r->delivering_error;
+    } else if (r->delivering_kind == EVENT_NMI) {
+        c->nmi_pending = true;
+        c->nmi_masked = false;
+    } else {
+        e->interrupt.injected = 1;
+        e->interrupt.nr = (uint8_t)r->delivering;
+        e->interrupt.soft = r->delivering_kind == EVENT_SOFT_INT;
+    }
+    r->delivering = -1;
+    r->deliver_again = true;
 }
 
 /* The instruction that has to run alone, or is abandoned for an answer of user space: back to before it. */
@@ -548,6 +573,8 @@ static int run_slice(Cpu *c, int64_t budget)
             abandon(c);
             r->log_rip = c->rip;
             r->exit_pending = true;
+            if (r->delivering >= 0)
+                deliver_later(c);
             if (c->record->exit_reason != KP_EXIT_TRACE)
                 c->stat[c->record->exit_reason == KVM_EXIT_IO ? STAT_IO_EXITS : STAT_MMIO_EXITS]++;
             break;
@@ -557,8 +584,9 @@ static int run_slice(Cpu *c, int64_t budget)
         }
     } else {
         take_answers(c);
-        if (r->log_count)
+        if (r->log_count && !r->deliver_again)
             step_alone(c, false);
+        r->deliver_again = false;
     }
     for (;;) {
         c->attention = 0;
@@ -752,7 +780,7 @@ static int run(Vm *vm, Cpu *only)
             fill_record(c);
             return (int)c->index;
         }
-        if (!c->lapic && c->halted) { /* also where the slice ended with HLT */
+        if (!c->lapic && c->halted && !c->pending_debug) { /* also where the slice ended with HLT; a trap behind it wakes */
             c->halted = false;
             c->record->exit_reason = KVM_EXIT_HLT;
             c->stat[STAT_HALTS]++;

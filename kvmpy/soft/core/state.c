@@ -45,6 +45,8 @@ void cpu_update_mode(Cpu *c)
         mode |= MODE_FLAT;
     if (!long64 && !vm86 && ss->db)
         mode |= MODE_SS32;
+    if (!long64 && cs->limit != 0xffffffff)
+        mode |= (cs->limit >> 20 ? cs->limit >> 12 | MODE_LIMIT_PAGES : cs->limit) << MODE_LIMIT_SHIFT;
     c->mode = mode;
     cpu_update_tlb(c);
 

@@ -137,6 +137,7 @@ void x87_set_full_tags(Cpu *c, uint16_t tags);
 /* fxsave.c */
 #define FXSAVE_BYTES 512
 void fxsave_image(Cpu *c, uint8_t image[FXSAVE_BYTES], bool rex_w, bool with_sse);
+void fxrstor_x87(Cpu *c, const uint8_t *image, bool rex_w); /* its x87 part alone: 160 bytes */
 void fxrstor_image(Cpu *c, const uint8_t image[FXSAVE_BYTES], bool rex_w, bool with_sse);
 
 #endif

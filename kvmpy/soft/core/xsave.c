@@ -104,8 +104,6 @@ static void save(Cpu *c, const Insn *i, uint64_t mask, uint64_t skip, int form)
     mem_write_bytes(c, i, i->seg, linear + HEADER, header, form == COMPACT ? 16 : 8); /* the rest is not written */
 }
 
-void fxrstor_x87(Cpu *c, const uint8_t *image, bool rex_w);
-
 static void restore_area(Cpu *c, const uint8_t *area, uint64_t mask, uint64_t bv, bool compact, bool rex_w)
 {
     unsigned count = in_64bit(c) ? 16 : 8;

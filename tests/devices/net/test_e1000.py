@@ -298,7 +298,7 @@ def test_state_in_the_middle_of_a_frame(driver) -> None:
     driver.nic.restore(saved)
     driver.describe(TX_BUFFERS + 100, 100 | (EOP | RS) << 24)
     driver.kick()
-    assert driver.end.frames() == [data] and driver.nic.state()["registers"][r.TDH] == 2
+    assert driver.end.frames() == [data] and dict(driver.nic.state()["registers"])[r.TDH] == 2
 
 
 def test_addresses_outside_memory(driver) -> None:

@@ -18,7 +18,8 @@ static uint32_t from_native(uint32_t ax) { return (ax >> 8 & 0xd5) | (ax & 1) <<
 static void prepare(Cpu *c)
 {
     c->native_flags = to_native(cc_flags(c));
-    c->code_key = c->tlb_generation << 16 | c->mode;
+    /* code up to a limit of CS is not translated: any mark tells it apart */
+    c->code_key = c->tlb_generation << 16 | (c->mode & MODE_KEY) | (c->mode & ~MODE_KEY ? MODE_KEY + 1 : 0);
 }
 
 static const Insn *exec_resume(Cpu *c, const Insn *i)

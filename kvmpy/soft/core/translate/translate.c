@@ -324,7 +324,7 @@ static void emit_entry(Emit *e)
 bool translate_block(Cpu *c, Block *b)
 {
     struct Translator *t = c->vm->translator;
-    if (!(b->mode & MODE_FLAT) || (b->mode & MODE_SIZE) == MODE_16 || (b->mode & MODE_VM86) ||
+    if (!(b->mode & MODE_FLAT) || b->mode & ~MODE_KEY || (b->mode & MODE_SIZE) == MODE_16 || (b->mode & MODE_VM86) ||
         ((b->mode & MODE_USER) && (b->mode & MODE_AC)) || (!in_64bit(c) && !(b->mode & MODE_SS32)))
         return false;
     t->next = (uint8_t *)(((uintptr_t)t->next + 15) & ~(uintptr_t)15);
