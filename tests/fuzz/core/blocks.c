@@ -1,4 +1,4 @@
-/* The same program in blocks and instruction by instruction ends in the same state: registers, flags, memory, exits. */
+/* The same program instruction by instruction, in blocks and translated ends in the same state: registers, flags, memory, exits. */
 #include "guest.h"
 
 #define STEPS 96
@@ -36,33 +36,41 @@ static int run(Cpu *c, unsigned piece, uint64_t seed, Seen seen[EXITS])
     return exits;
 }
 
+enum { BY_STEP, IN_BLOCKS, TRANSLATED, WAYS };
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+    static const char *const name[WAYS] = {"by step", "in blocks", "translated"};
     static uint8_t memory[RAM_SIZE];
-    State state[2];
-    Seen seen[2][EXITS] = {0};
+    State first, state;
+    Seen seen[2][EXITS];
     int exits[2];
-    for (unsigned way = 2; way-- > 0;) {
+    for (unsigned way = 0; way < WAYS; way++) {
         Input in = {data, data + size};
         Guest g = guest_head(&in);
         g.options &= ~(0x10 | 0x40 | 0x80u); /* debugging stops between instructions */
-        Vm *vm = machine_new(false, 1);
+        Vm *vm = machine_new(false, 1, way == TRANSLATED);
         guest_put(&g, vm->cpu[0], &in);
         kp_vm_set_deadline(vm, 4 * STEPS);
-        exits[way] = run(vm->cpu[0], way ? 1 : STEPS, g.seed, seen[way]);
-        state_get(vm->cpu[0], &state[way]);
-        if (exits[way] < 0)
+        unsigned at = way != BY_STEP;
+        memset(seen[at], 0, sizeof seen[at]);
+        exits[at] = run(vm->cpu[0], way == BY_STEP ? 1 : STEPS, g.seed, seen[at]);
+        if (exits[at] < 0)
             return 0;
-        if (way)
+        if (way == BY_STEP) {
+            state_get(vm->cpu[0], &first);
             memcpy(memory, ram, RAM_SIZE);
+            continue;
+        }
+        for (unsigned n = 0; n < EXITS; n++)
+            CHECK(!memcmp(&seen[0][n], &seen[1][n], sizeof seen[0][n]), "exit %u: %u at %llx (%llx) by step, %u at %llx (%llx) %s", n,
+                  seen[0][n].exit, (unsigned long long)seen[0][n].rip, (unsigned long long)seen[0][n].what, seen[1][n].exit,
+                  (unsigned long long)seen[1][n].rip, (unsigned long long)seen[1][n].what, name[way]);
+        CHECK(exits[0] == exits[1], "%d exits by step, %d %s", exits[0], exits[1], name[way]);
+        state_get(vm->cpu[0], &state);
+        CHECK(state_equal(&first, &state), "by step and %s end in different states", name[way]);
+        for (uint32_t n = 0; n < RAM_SIZE; n++)
+            CHECK(memory[n] == ram[n], "memory at %x: %02x by step, %02x %s", n, memory[n], ram[n], name[way]);
     }
-    for (unsigned n = 0; n < EXITS; n++)
-        CHECK(!memcmp(&seen[0][n], &seen[1][n], sizeof seen[0][n]), "exit %u: %u at %llx (%llx), %u at %llx (%llx)", n, seen[0][n].exit,
-              (unsigned long long)seen[0][n].rip, (unsigned long long)seen[0][n].what, seen[1][n].exit,
-              (unsigned long long)seen[1][n].rip, (unsigned long long)seen[1][n].what);
-    CHECK(exits[0] == exits[1], "%d exits in blocks, %d by step", exits[0], exits[1]);
-    CHECK(state_equal(&state[0], &state[1]), "blocks and steps end in different states");
-    for (uint32_t n = 0; n < RAM_SIZE; n++)
-        CHECK(memory[n] == ram[n], "memory at %x: %02x by step, %02x in blocks", n, memory[n], ram[n]);
     return 0;
 }

@@ -96,7 +96,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static const uint16_t ports[] = {0x20, 0x21, 0xa0, 0xa1, 0x4d0, 0x4d1, 0x40, 0x41, 0x42, 0x43, 0x61, 0x43};
     static const uint8_t sizes[] = {1, 2, 4, 8};
     Input in = {data, data + size};
-    Vm *vm = machine_new(true, 2);
+    Vm *vm = machine_new(true, 2, false);
     Chips *chips = vm->chips;
     while (more(&in)) {
         unsigned what = (unsigned)take(&in, 1);

@@ -25,10 +25,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static const uint8_t saves[][5] = {{0x0f, 0xae, 0x07}, {0x48, 0x0f, 0xae, 0x07}, {0x0f, 0xae, 0x27}, {0x0f, 0xc7, 0x27},
                                        {0xdd, 0x37}, {0xd9, 0x37}, {0x0f, 0xae, 0x1f}, {0x48, 0x0f, 0xc7, 0x27}};
     Input in = {data, data + size};
-    Vm *vm = machine_new(false, 1);
+    unsigned mode = (unsigned)take(&in, 1) % MODE_COUNT, options = (unsigned)take(&in, 2);
+    Vm *vm = machine_new(false, 1, options & 0x4000);
     Cpu *c = vm->cpu[0];
     machine_tables();
-    unsigned mode = (unsigned)take(&in, 1) % MODE_COUNT, options = (unsigned)take(&in, 2);
     machine_mode(c, mode, options & 1 ? 3 : 0);
     struct kvm_xcrs x = {.nr_xcrs = 1, .xcrs = {{.value = options >> 1 & 7}}};
     (void)kp_vcpu_set_xcrs(c, &x);

@@ -94,10 +94,10 @@ static Vm *put_back(const Kept *k)
     return vm;
 }
 
-Vm *machine_new(bool chips, unsigned vcpus)
+Vm *machine_new(bool chips, unsigned vcpus, bool translated)
 {
-    static Kept kept[2][2];
-    Kept *k = &kept[chips][vcpus - 1];
+    static Kept kept[2][2][2];
+    Kept *k = &kept[chips][vcpus - 1][translated];
     if (!ram)
         make_ram();
     memset(ram, 0, RAM_SIZE);
@@ -115,6 +115,8 @@ Vm *machine_new(bool chips, unsigned vcpus)
             perror("vCPU");
             exit(1);
         }
+    if (translated && kp_vm_set_translator(vm, 1)) /* blocks at their first run; where the host allows no code, interpreted */
+        fprintf(stderr, "no translator here\n");
     keep(k, vm);
     return vm;
 }

@@ -16,7 +16,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static const uint8_t wrmsr[] = {0x0f, 0x30, 0x0f, 0x32, 0xf4};
     Input in = {data, data + size};
     unsigned head = (unsigned)take(&in, 1);
-    Vm *vm = machine_new(head & 1, 2);
+    Vm *vm = machine_new(head & 1, 2, false);
     Cpu *c = vm->cpu[0], *twin = vm->cpu[1];
     machine_tables();
     machine_mode(c, head & 2 ? LONG_MODE : PROTECTED32, head & 4 ? 3 : 0);

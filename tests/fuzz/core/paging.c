@@ -33,7 +33,7 @@ static uint64_t linear_address(Input *in)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     Input in = {data, data + size};
-    Vm *vm = machine_new(false, 1);
+    Vm *vm = machine_new(false, 1, false);
     Cpu *c = vm->cpu[0];
     machine_tables();
     unsigned mode = PAGED32 + (unsigned)take(&in, 1) % 4;

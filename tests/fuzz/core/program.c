@@ -8,7 +8,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     Input in = {data, data + size};
     Guest g = guest_head(&in);
-    Vm *vm = machine_new(g.chips, g.chips ? 2 : 1);
+    Vm *vm = machine_new(g.chips, g.chips ? 2 : 1, g.options >> 12 & 1);
     Cpu *c = vm->cpu[0];
     guest_put(&g, c, &in);
     if (g.chips && g.options & 0x200) {

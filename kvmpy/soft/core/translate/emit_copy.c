@@ -38,8 +38,8 @@ static Form form_of(const Insn *i)
 static unsigned opcode_of(const Insn *i)
 {
     uint64_t key = insn_table[i->id].key;
-    unsigned prefix = K_PFX(key) == 3 ? OP_F3 : K_PFX(key) == 4 ? OP_F2 : 0;
-    return (unsigned)(key & 0x3ff) | prefix;
+    unsigned prefix = K_PFX(key) == 3 ? OP_F3 : K_PFX(key) == 4 ? OP_F2 : 0, op = (unsigned)(key & 0x3ff);
+    return (op == 0x82 ? 0x80 : op) | prefix; /* 82h is 80h once more, and undefined in the host's 64-bit mode */
 }
 
 static void put_immediate(Emit *e, unsigned size, uint64_t value)
