@@ -56,6 +56,7 @@ class Watcher:
         self.on_accesses = on_accesses
         self._accesses = False
         self._waiting: CData = None
+        self._lost = 0
         self._msr_ranges: list[tuple[int, int, int]] = []
         self.virtual = virtual
         """Time is virtual: the host's has no place in records."""
@@ -175,6 +176,12 @@ class Watcher:
                         continue
                     if tracer.tell(sink, event, seat, replace):
                         break
+        lost = self.vm.trace_lost(LIVE)
+        if lost > self._lost:
+            import logging
+
+            logging.getLogger("kvmpy.trace").warning("%d events are lost: no memory was left to keep them", lost - self._lost)
+        self._lost = lost
 
     def _replace(self, event: Event, seat: Any) -> Callable[[Any], None] | None:
         """How a listener's value takes the place of the event's."""
