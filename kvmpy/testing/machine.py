@@ -68,6 +68,11 @@ class GuestMachine(Machine):
         self.output.skip()
         return self
 
+    def reset(self) -> None:
+        """As Machine.reset; the guest has not ended any more."""
+        self.verdict = None
+        super().reset()
+
     @property
     def left(self) -> float:
         """Seconds that the guest may still run."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -32,6 +32,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--kvmpy-backends", default=None, metavar="LIST",
         help="backends of the fixture `machine`, of soft and kvm, with commas (default: both; those that this host lacks are skipped)",
     )
+    group.addoption(
+        "--kvmpy-strict", action="store_true",
+        help="tests fail where they would be skipped because this host has no usable KVM, or no compiler and binutils",
+    )
     parser.addini("kvmpy_backends", "as --kvmpy-backends", default="")
 
 
@@ -53,6 +57,13 @@ def _wanted(config: pytest.Config) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip()) or BACKENDS
 
 
+def _lacking(config: pytest.Config, why: str) -> NoReturn:
+    """The host lacks what it was meant to have."""
+    if config.getoption("--kvmpy-strict"):
+        pytest.fail(why, pytrace=False)
+    pytest.skip(why)
+
+
 def _why_not(config: pytest.Config, name: str, options: dict[str, Any], needs: tuple[str, ...]) -> str:
     """Why a test cannot run on a backend; empty when it can."""
     from kvmpy.backends import probe_kvm
@@ -63,9 +74,9 @@ def _why_not(config: pytest.Config, name: str, options: dict[str, Any], needs: t
     try:
         kvm = probe_kvm().as_dict()
     except KvmpyError as error:
-        return f"KVM: {error}"
+        _lacking(config, f"KVM: {error}")
     if not kvm["available"]:
-        return f"KVM is not usable: {kvm['why']}"
+        _lacking(config, f"KVM is not usable: {kvm['why']}")
     if options.get("clock") == "virtual":
         return "virtual time is counted by the software CPU"
     if unknown := [need for need in needs if need not in kvm]:
@@ -156,7 +167,7 @@ def make_machine(request: pytest.FixtureRequest) -> Callable[..., GuestMachine]:
 
 
 @pytest.fixture
-def assemble(tmp_path: Path) -> Iterator[Callable[..., Program]]:
+def assemble(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Program]:
     """Builds a guest from source: assemble(text_or_path, mode="flat16"), see kvmpy.testing.assemble.build. Skips without binutils."""
     from kvmpy.errors import ImageError, MissingCapability
     from kvmpy.testing.assemble import build
@@ -174,10 +185,10 @@ def assemble(tmp_path: Path) -> Iterator[Callable[..., Program]]:
         except ImageError as error:
             missing, failed = "", str(error)
         if missing:
-            pytest.skip(missing)
+            _lacking(request.config, missing)
         pytest.fail(failed, pytrace=False)
 
-    yield make
+    return make
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

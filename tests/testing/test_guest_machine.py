@@ -165,6 +165,22 @@ def test_words_that_are_wrong(soft_machine: Any, assemble: Any) -> None:
         GuestMachine(timeout=0)
 
 
+def test_counting_and_places_end_in_time(machine: Any, assemble: Any) -> None:
+    machine.load(assemble(LOOP + "\nnever: nop"))
+    for wanted in ({"instructions": 10**12}, {"place": "never"}, {"exit": "io"}):
+        began = time.monotonic()
+        with pytest.raises(GuestError, match=r"not reached: stopped: timeout after 0\.2 s; the guest is at "):
+            machine.run_until(**wanted, timeout=0.2)
+        assert time.monotonic() - began < 5
+
+
+def test_a_reset_begins_anew(soft_machine: Any, assemble: Any) -> None:
+    soft_machine.load(assemble("mov $'!', %al\nmov $0x3f8, %dx\nout %al, %dx\nout %al, $0xf4"))
+    assert soft_machine.exit_code == ord("!")
+    soft_machine.reset()
+    assert soft_machine.verdict is None and soft_machine.exit_code == ord("!") and soft_machine.output.text == "!!"
+
+
 def test_a_new_image_begins_anew(soft_machine: Any, assemble: Any) -> None:
     soft_machine.load(assemble(TALK))
     soft_machine.expect("kernel")

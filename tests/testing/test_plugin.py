@@ -81,6 +81,8 @@ probe.probe = lambda: No()
     done = run(tmp_path, "def test_one(machine): pass\ndef test_two(kvm_machine): pass\n", "-rs")
     assert done.returncode == 0 and "1 passed, 2 skipped" in done.stdout
     assert "KVM is not usable: /dev/kvm: No such file or directory" in done.stdout
+    done = run(tmp_path, "def test_one(machine): pass\ndef test_two(kvm_machine): pass\n", "--kvmpy-strict")
+    assert done.returncode == 1 and "1 passed, 2 errors" in done.stdout
 
 
 def test_what_kvm_must_be_able_to_do(tmp_path: Path) -> None:
