@@ -39,3 +39,4 @@ def test_wheel_from_clean_sources(tmp_path: Path) -> None:
     here = ROOT / "kvmpy" / "blobs"
     blobs = {f"kvmpy/blobs/{path.name}" for path in here.iterdir()} if here.is_dir() else set()
     assert blobs <= names
+    assert {"kvmpy/trace/page/page.css", "kvmpy/trace/page/page.js"} <= names

@@ -29,6 +29,8 @@ from kvmpy.trace.watch import Watcher, rule_of
 VERSION = 1
 _HEAD = struct.Struct("<8sII")
 MOST_PAYLOAD = 1 << 20
+LONGEST = (1 << 32) - 1
+"""ns in the guest that a record can tell; whoever reads on knows of more by the clock."""
 CHUNK = 1024 * SIZE
 BUFFER = 1 << 16
 
@@ -93,6 +95,7 @@ class BinaryFile:
     def __iter__(self) -> Iterator[Event]:
         """Raises TraceError behind the last whole event where the file is cut off or broken."""
         number = 0
+        answered: dict[int, int] = {}
         while data := self._file.read(SIZE):
             number += 1
             if len(data) < SIZE:
@@ -112,6 +115,10 @@ class BinaryFile:
                 name = self._device(event)
                 if name is not None:
                     event.data["device"] = name
+            if event.guest == LONGEST:
+                event = event._replace(guest=max(event.host - answered.get(event.vcpu, event.host), LONGEST))
+            if event.cost or event.guest:
+                answered[event.vcpu] = event.host + event.cost
             yield event
 
     def _device(self, event: Event) -> str | None:

@@ -241,3 +241,17 @@ def test_binary_traces(choice: tuple[str, ...], guest: Path, tmp_path: Path) -> 
 def test_a_kind_that_a_machine_does_not_have(guest: Path) -> None:
     done = live(guest, "-e", "ioctl")
     assert done.returncode == 64 and "ioctl" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_linux_kernel_names_itself(tmp_path: Path) -> None:
+    """Its image is packed and KASLR moves it: the names come from its memory."""
+    kernel = ROOT / ".cache" / "guests" / "vmlinuz"
+    if not kernel.exists():
+        pytest.skip("the real guests are not fetched (make linux)")
+    table, file = tmp_path / "linux.sym", tmp_path / "t.trace"
+    options = ("--append", "console=ttyS0", "--until", "Memory:", "--timeout", "50", "--backend", "soft", "--save-symbols", table)
+    done = kvmpy("trace", kernel, *options, "-c", "-o", file)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "io_serial_out+0x" in done.stderr
+    assert "io_serial_out+0x" in kvmpy("trace", file, "--symbols", table, "-e", "io:0x3f8").stdout

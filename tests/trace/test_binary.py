@@ -175,3 +175,18 @@ def test_broken_and_truncated_files() -> None:
         except TraceError as error:
             assert "\n" not in str(error)
     assert start % SIZE == 0
+
+
+def test_a_long_time_in_the_guest_is_told_by_the_clock() -> None:
+    """A record has 32 bits for it: 4.3 seconds."""
+    file = io.BytesIO()
+    writer = BinaryWriter(file)
+    data = {"port": 0x80, "size": 1, "count": 1, "write": True, "value": 0}
+    for host, guest in ((1_000, 500), (20_000_001_000, 20_000_000_000 - 100), (20_000_002_000, 900)):
+        writer(Event("io", 0, host, data, 0x1000, host, guest, 100))
+    file.seek(0)
+    assert [event.guest for event in BinaryFile(file, "t")] == [500, 20_000_000_000 - 100, 900]
+    file = io.BytesIO()
+    BinaryWriter(file)(Event("io", 3, 0, data, 0x1000, 10_000_000_000, 5_000_000_000, 100))
+    file.seek(0)
+    assert [event.guest for event in BinaryFile(file, "t")] == [0xFFFFFFFF], "nothing came before"
