@@ -214,6 +214,24 @@ int kp_vm_set_translator(Vm *vm, uint32_t threshold)
     return threshold == 0 || translator_create(vm, threshold) ? 0 : -EACCES;
 }
 
+int kp_vm_translation(Vm *vm, uint64_t rip, uint32_t n, struct kp_translation *out, uint8_t *code, uint32_t room)
+{
+    const Block *b = code_at(vm, rip, n);
+    if (!b)
+        return -ENOENT;
+    uint32_t size = b->mode & MODE_SIZE;
+    *out = (struct kp_translation){
+        .phys = b->phys, .mode = size == MODE_64 ? 64 : size == MODE_32 ? 32 : 16, .user = !!(b->mode & MODE_USER),
+        .instructions = b->count, .bytes = b->bytes, .runs_left = b->heat,
+    };
+    if (b->code) {
+        out->code_size = b->code_size;
+        out->host = (uintptr_t)executable(vm->translator, b->code);
+        memcpy(code, b->code, b->code_size < room ? b->code_size : room);
+    }
+    return 0;
+}
+
 /* ---- vCPU ---- */
 
 Cpu *kp_vcpu_create(Vm *vm, uint32_t index)

@@ -26,6 +26,15 @@ struct CodeMap {
     Block *hash[1u << HASH_BITS];
 };
 
+Block *code_at(Vm *vm, uint64_t rip, uint32_t n)
+{
+    for (unsigned h = 0; h < 1u << HASH_BITS; h++)
+        for (Block *b = vm->code->hash[h]; b; b = b->hash_next)
+            if (b->rip == rip && n-- == 0)
+                return b;
+    return NULL;
+}
+
 uint64_t code_epoch(const Vm *vm) { return vm->code->epoch; }
 
 int code_create(Vm *vm)

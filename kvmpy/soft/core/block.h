@@ -24,6 +24,7 @@ struct Block {
     exec_fn first;       /* handler of the first instruction where insn[0].exec counts runs or enters the translation */
     uint8_t *code;       /* its translation (writable address), or NULL */
     uint16_t refusal;    /* where it leaves with RIP at its first instruction */
+    uint32_t code_size;
     uint16_t body;       /* where in it the code lies that has the budget already taken */
     Link link[2];   /* 0: taken branch; 1: fall-through */
     Block *hash_next;
@@ -59,6 +60,8 @@ bool code_written(Vm *vm, uint64_t phys, uint64_t size);
 /* Does the page hold decoded code? (then stores into it take the slow path) */
 bool code_in_page(Vm *vm, uint64_t phys);
 void code_drop_all(Vm *vm);
+/* The n-th block of those that begin at RIP, or NULL. */
+Block *code_at(Vm *vm, uint64_t rip, uint32_t n);
 /* Changes when all blocks are dropped. */
 uint64_t code_epoch(const Vm *vm);
 int code_create(Vm *vm);

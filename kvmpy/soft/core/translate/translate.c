@@ -356,6 +356,7 @@ bool translate_block(Cpu *c, Block *b)
         emit_exit(e, b->insn[b->count].next_rip, -1);
     }
     emit_stubs(e);
+    b->code_size = (uint32_t)(e->code.p - b->code);
     t->next = e->code.p;
     return true;
 }
