@@ -23,9 +23,10 @@ struct Block {
     uint32_t heat;       /* runs left before the block is translated */
     exec_fn first;       /* handler of the first instruction where insn[0].exec counts runs or enters the translation */
     uint8_t *code;       /* its translation (writable address), or NULL */
-    uint16_t refusal;    /* where it leaves with RIP at its first instruction */
     uint32_t code_size;
-    uint16_t body;       /* where in it the code lies that has the budget already taken */
+    uint16_t by_memory;  /* offset of the entry for flags in native_flags; the one for flags in RFLAGS is at 0 */
+    uint16_t refusal;    /* offset of what sets RIP to the block's and leaves, flags in RFLAGS */
+    uint16_t refusal_by_memory;
     Link link[2];   /* 0: taken branch; 1: fall-through */
     Block *hash_next;
     Block *page_next[2]; /* next in the lists of the pages it lies in */

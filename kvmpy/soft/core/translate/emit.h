@@ -4,9 +4,14 @@
 
 #include "encode.h"
 
-/* Where the arithmetic flags are at this point. */
+/* Where the arithmetic flags are at this point. With neither they are those that `source`, an instruction whose registers have
+   not changed since, gives when it is done once more; without a source nobody can see them. */
 #define FLAGS_MEMORY 1u /* in native_flags */
 #define FLAGS_HOST 2u   /* in RFLAGS */
+typedef struct {
+    unsigned where;
+    const Insn *source;
+} Flags;
 
 #define STUBS 128
 typedef struct {
@@ -14,6 +19,8 @@ typedef struct {
     uint8_t *resume;  /* where to go on; NULL: the interpreter goes on with the instruction */
     const Insn *insn; /* NULL: an exit to `target` */
     uint64_t target;
+    const Insn *before; /* done first, in the stub; NULL: nothing */
+    Flags flags;      /* where they are where the stub is entered */
 } Stub;
 
 typedef struct Emit {
@@ -22,9 +29,10 @@ typedef struct Emit {
     Cpu *c;
     Block *b;
     const Insn *i; /* the present instruction */
-    unsigned flags; /* FLAGS_* */
+    Flags flags;
     Stub stub[STUBS];
     unsigned stub_count;
+    bool forget; /* nobody sees the flags behind the present instruction that were there before it */
     Stub *open; /* stub of the present instruction's memory accesses */
 } Emit;
 
@@ -32,19 +40,28 @@ typedef struct Emit {
 typedef bool (*emit_fn)(Emit *e);
 
 /* ---- flags ---- */
-void flags_to_memory(Emit *e); /* before anything that may leave the block, or that changes RFLAGS; uses rax */
-void flags_to_host(Emit *e);   /* before what reads or keeps them; uses rax */
-static inline void flags_clobbered(Emit *e) { e->flags &= ~FLAGS_HOST; }
-static inline void flags_written(Emit *e) { e->flags = FLAGS_HOST; }
+/* All of these use rax where they write code. */
+void flags_keep(Emit *e);      /* before a check: a stub will find them, though RFLAGS are lost */
+void flags_to_memory(Emit *e); /* before a handler or an exit that wants them in native_flags */
+void flags_to_host(Emit *e);   /* before what reads or keeps them */
+static inline void flags_clobbered(Emit *e) { e->flags.where &= ~FLAGS_HOST; }
+void flags_written(Emit *e);   /* the present instruction has set all that anybody will see */
+bool flags_repeatable(const Insn *i);
+uint32_t flags_registers(const Insn *i); /* of a repeatable instruction, as a mask of guest registers */
+uint32_t written_registers(const Insn *i); /* by the code that an instruction's emitter writes */
+void flags_repeat(Emit *e, const Insn *i);
+/* May the code of an instruction leave the block before the instruction is done? */
+bool may_leave(const Insn *i);
 /* Nobody can see these flags of the present instruction: they are overwritten before anything reads them or may leave. */
 bool flags_dead_after(const Emit *e, uint32_t mask);
 
 /* ---- memory ---- */
 enum { CHECK_READ, CHECK_WRITE };
 /* The linear address in rcx checked for `size` bytes: then the host address is rax + rcx. What fails goes to the instruction's
-   handler (emit_finish tells where it comes back). RFLAGS are lost: flags_to_memory must have been called. */
+   handler (emit_finish tells where it comes back). RFLAGS are lost: flags_keep must have been called. */
 void emit_check(Emit *e, unsigned size, int kind);
 /* The ModRM operand's address in rcx; false where the emitter has no form for it (nothing is written then). */
+bool emit_addressable(const Insn *i);
 bool emit_address(Emit *e);
 /* Both; and one register of them: the operand is at [rcx] then, and rax is free. */
 bool emit_operand(Emit *e, unsigned size, int kind);
@@ -77,9 +94,9 @@ static inline unsigned size_op(unsigned size) { return size == 8 ? OP_W : size =
 static inline bool high_byte(unsigned offset) { return offset & 7; }
 
 /* ---- leaving ---- */
-/* To code at a constant RIP: flags must be in memory. `condition`: a jcc, or -1 for a jmp. */
+/* To code at a constant RIP; `condition`: a jcc (RFLAGS hold the flags then), or -1 for a jmp. */
 void emit_exit(Emit *e, uint64_t target, int condition);
-/* To the RIP in rcx, which is kept; the code found is in rax. What is not found is left to the interpreter. */
+/* The code for the RIP in rcx is in rax then; the flags must be in memory. What is not found is left to the interpreter. */
 void emit_lookup(Emit *e);
 
 /* By INSN_*; NULL: the handler does it. Complete once emitters_prepare has been called. */

@@ -14,7 +14,7 @@ static void move_sp(Emit *e, int32_t by)
 static void push_place(Emit *e)
 {
     unsigned size = stack_size(e);
-    flags_to_memory(e);
+    flags_keep(e);
     emit_op(&e->code, 0x8du | (size == 8 ? OP_W : 0), H_RCX, rm_mem(host_register[RSP], -(int32_t)size));
     emit_check(e, size, CHECK_WRITE);
 }
@@ -23,7 +23,7 @@ static void push_place(Emit *e)
 static void load_top(Emit *e, int base)
 {
     unsigned size = stack_size(e);
-    flags_to_memory(e);
+    flags_keep(e);
     emit_op(&e->code, 0x89u | size_op(size), base, rm_reg(H_RCX));
     emit_check(e, size, CHECK_READ);
 }
@@ -101,7 +101,6 @@ EMITTER(translate_jcc)
     if (i->flags & INSN_CHECK || i->osize == 2)
         return false;
     flags_to_host(e);
-    flags_to_memory(e);
     emit_exit(e, i->imm, insn_table[i->id].key & 15);
     emit_exit(e, i->next_rip, -1);
     return true;
@@ -111,7 +110,6 @@ EMITTER(translate_jmp)
 {
     if (e->i->flags & INSN_CHECK || e->i->osize == 2)
         return false;
-    flags_to_memory(e);
     emit_exit(e, e->i->imm, -1);
     return true;
 }
@@ -131,12 +129,14 @@ static bool load_target(Emit *e)
 {
     const Insn *i = e->i;
     unsigned op = 0x8bu | size_op(stack_size(e));
+    if (i->flags & INSN_MEM && !emit_addressable(i))
+        return false;
+    flags_to_memory(e);
     if (i->flags & INSN_MEM) {
         if (!emit_operand(e, stack_size(e), CHECK_READ))
             return false;
         emit_op(&e->code, op, H_RCX, rm_mem2(H_RAX, H_RCX));
     } else {
-        flags_to_memory(e);
         emit_op(&e->code, op, H_RCX, guest_rm(i->rm));
     }
     return true;
@@ -175,6 +175,7 @@ EMITTER(translate_ret)
     if (!usual(e))
         return false;
     unsigned size = stack_size(e);
+    flags_to_memory(e);
     load_top(e, host_register[RSP]);
     emit_op(&e->code, 0x8bu | size_op(size), H_RCX, rm_mem2(H_RAX, H_RCX));
     emit_lookup(e);

@@ -39,7 +39,7 @@ static bool load_divisor(Emit *e, unsigned size)
             return false;
         emit_op(&e->code, op, H_RCX, rm_mem2(H_RAX, H_RCX));
     } else {
-        flags_to_memory(e);
+        flags_keep(e);
         emit_op(&e->code, op, H_RCX, guest_rm(i->rm));
     }
     return true;

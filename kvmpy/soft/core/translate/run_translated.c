@@ -28,7 +28,8 @@ static const Insn *exec_resume(Cpu *c, const Insn *i)
     return i;
 }
 
-uint64_t translated_fallback(Cpu *c, const Insn *i)
+/* One instruction of a block by its handler; gives what translated_fallback does. */
+static uint64_t single(Cpu *c, const Insn *i)
 {
     struct RunState *r = c->run;
     Block *b = i->block;
@@ -52,7 +53,17 @@ uint64_t translated_fallback(Cpu *c, const Insn *i)
         c->budget += r->single[1].left;
         return LEFT_RIP;
     }
-    return unlikely(c->trap_sse != trap) ? (uintptr_t)(i + 1) : 0;
+    if (unlikely(c->attention || c->trap_sse != trap)) /* events are looked at where the block ends */
+        return (uintptr_t)(i + 1);
+    return 0;
+}
+
+uint64_t translated_fallback(Cpu *c, const Insn *i)
+{
+    c->budget += BLOCK_MAX;
+    uint64_t left = single(c, i);
+    c->budget -= BLOCK_MAX;
+    return left;
 }
 
 /* The thread's GS base is c from now on. Nothing else in a process of this ABI uses GS. */
@@ -74,12 +85,15 @@ const Insn *exec_translated(Cpu *c, const Insn *i)
 {
     struct Translator *t = c->vm->translator;
     Block *b = i->block;
-    const uint8_t *entry = executable(t, b->code + b->body);
+    const uint8_t *entry = executable(t, b->code + b->by_memory);
     take_gs(c);
     prepare(c);
-    *target_of(c, b->rip) = (CodeTarget){.rip = b->rip, .key = c->code_key, .code = executable(t, b->code)};
+    *target_of(c, b->rip) = (CodeTarget){.rip = b->rip, .key = c->code_key, .code = entry};
+    c->budget += b->count; /* the code takes it itself */
     for (;;) {
+        c->budget -= BLOCK_MAX;
         uint64_t left = t->enter(c, entry);
+        c->budget += BLOCK_MAX;
         cc_explicit(c, from_native(c->native_flags));
         if (!(left & LEFT_EXIT)) {
             const Insn *next = (const Insn *)(uintptr_t)left;
@@ -98,9 +112,9 @@ const Insn *exec_translated(Cpu *c, const Insn *i)
         if (from->mode == to->mode) {
             if (x->key)
                 *x->key = c->code_key;
-            set_rel32(x->patch, to->code);
+            set_rel32(x->patch, to->code + (x->by_memory ? to->by_memory : 0));
         }
-        entry = executable(t, to->code);
+        entry = executable(t, to->code + to->by_memory);
     }
 }
 

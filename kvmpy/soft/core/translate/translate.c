@@ -6,48 +6,6 @@
 #include "run_translated.h"
 
 
-void flags_to_memory(Emit *e)
-{
-    if (e->flags & FLAGS_MEMORY)
-        return;
-    put8(&e->code, 0x9f);                          /* lahf */
-    emit_op(&e->code, 0x90 | K_0F, 0, rm_reg(H_RAX)); /* seto al */
-    emit_store32(&e->code, rm_gs(offsetof(Cpu, native_flags)), H_RAX);
-    e->flags |= FLAGS_MEMORY;
-}
-
-void flags_to_host(Emit *e)
-{
-    if (e->flags & FLAGS_HOST)
-        return;
-    emit_load32(&e->code, H_RAX, rm_gs(offsetof(Cpu, native_flags)));
-    put8(&e->code, 0x04); /* add al, 0x7f: OF */
-    put8(&e->code, 0x7f);
-    put8(&e->code, 0x9e); /* sahf */
-    e->flags |= FLAGS_HOST;
-}
-
-static bool may_leave(const Insn *i)
-{
-    return i->flags & INSN_MEM || emitter[i->id] == NULL || insn_table[i->id].attributes & A_END || i->id == INSN_push_Zv ||
-           i->id == INSN_pop_Zv || i->id == INSN_push_Iz || i->id == INSN_push_Ib || i->id == INSN_leave || i->id == INSN_ret;
-}
-
-bool flags_dead_after(const Emit *e, uint32_t mask)
-{
-    for (const Insn *i = e->i + 1; i->left; i++) {
-        const InsnInfo *info = &insn_table[i->id];
-        if (info->flags_read & mask)
-            return false;
-        if (may_leave(i))
-            return false;
-        mask &= ~(info->flags_written | info->flags_undefined);
-        if (!mask)
-            return true;
-    }
-    return false;
-}
-
 /* ---- checks and stubs ---- */
 
 static Stub *new_stub(Emit *e)
@@ -59,8 +17,10 @@ static Stub *new_stub(Emit *e)
 
 uint8_t *emit_guard(Emit *e, unsigned condition)
 {
-    if (!e->open)
+    if (!e->open) {
         e->open = new_stub(e);
+        e->open->flags = e->flags;
+    }
     uint8_t *place = emit_jcc(&e->code, condition);
     unsigned n = 0;
     while (e->open->from[n])
@@ -138,7 +98,7 @@ static void emit_effective(Emit *e, int to)
     emit_op(o, narrow ? 0x8d : 0x8d | OP_W, to, m);
 }
 
-static bool addressable(const Insn *i)
+bool emit_addressable(const Insn *i)
 {
     return !(i->flags & INSN_CHECK) && i->amask != 0xffff && !(i->index != ZERO_REG && i->index == RSP);
 }
@@ -146,7 +106,7 @@ static bool addressable(const Insn *i)
 bool emit_address(Emit *e)
 {
     const Insn *i = e->i;
-    if (!addressable(i))
+    if (!emit_addressable(i))
         return false;
     emit_effective(e, H_RCX);
     if (i->seg >= SEG_FS) /* in 64-bit mode: all others are flat */
@@ -156,9 +116,9 @@ bool emit_address(Emit *e)
 
 bool emit_operand(Emit *e, unsigned size, int kind)
 {
-    if (!addressable(e->i))
+    if (!emit_addressable(e->i))
         return false;
-    flags_to_memory(e);
+    flags_keep(e);
     emit_address(e);
     emit_check(e, size, kind);
     return true;
@@ -179,11 +139,21 @@ EMITTER(translate_lea)
 
 /* ---- ways out ---- */
 
-static uint8_t *emit_exit_stub(Emit *e, uint64_t target, uint8_t *patch, uint64_t *key)
+/* Leaves with the flags of a stub in native_flags. */
+static void recover_flags(Emit *e, Flags flags)
+{
+    Flags now = e->flags;
+    e->flags = flags;
+    flags_to_memory(e);
+    e->flags = now;
+}
+
+static uint8_t *emit_exit_stub(Emit *e, uint64_t target, uint8_t *patch, uint64_t *key, Flags flags)
 {
     Exit *x = &e->t->exits[e->t->exit_count++];
-    *x = (Exit){.from = e->b, .target = target, .patch = patch, .key = key};
+    *x = (Exit){.from = e->b, .target = target, .patch = patch, .key = key, .by_memory = flags.where & FLAGS_MEMORY};
     uint8_t *at = e->code.p;
+    recover_flags(e, flags);
     emit_constant(&e->code, H_RAX, (uintptr_t)x | LEFT_EXIT);
     emit_jump(&e->code, e->t, e->t->exit);
     return at;
@@ -199,14 +169,19 @@ void emit_exit(Emit *e, uint64_t target, int condition)
 {
     Code *o = &e->code;
     if (inside_page(e, target)) {
+        if (!(e->flags.where & FLAGS_MEMORY))
+            flags_to_host(e);
         uint8_t *place = condition >= 0 ? emit_jcc(o, (unsigned)condition) : emit_jump(o, e->t, NULL);
         Stub *s = new_stub(e);
         s->from[0] = place;
         s->insn = NULL;
         s->target = target;
+        s->flags = e->flags;
         return;
     }
     uint8_t *skip = condition >= 0 ? emit_jcc(o, (unsigned)condition ^ 1) : NULL;
+    Flags before = e->flags;
+    flags_to_memory(e);
     emit_load(o, H_RAX, rm_gs(offsetof(Cpu, code_key)));
     put8(o, 0x48); /* cmp rax, [rip + to the key] */
     put8(o, 0x3b);
@@ -221,11 +196,12 @@ void emit_exit(Emit *e, uint64_t target, int condition)
     uint64_t *key = (uint64_t *)(void *)o->p;
     set_rel32(key_place, o->p);
     put64(o, 0);
-    uint8_t *stub = emit_exit_stub(e, target, patch, key);
+    uint8_t *stub = emit_exit_stub(e, target, patch, key, e->flags);
     set_rel32(miss, stub);
     set_rel32(patch, stub);
     if (skip)
         set_rel32(skip, o->p);
+    e->flags = before;
 }
 
 void emit_lookup(Emit *e)
@@ -256,13 +232,19 @@ static void emit_stubs(Emit *e)
     for (unsigned n = 0; n < e->stub_count; n++) {
         Stub *s = &e->stub[n];
         if (!s->insn) { /* an exit inside the page */
-            uint8_t *stub = emit_exit_stub(e, s->target, s->from[0], NULL);
-            set_rel32(s->from[0], stub);
+            set_rel32(s->from[0], emit_exit_stub(e, s->target, s->from[0], NULL, s->flags));
             continue;
         }
         for (unsigned k = 0; k < ARRAY_SIZE(s->from); k++)
             if (s->from[k])
                 set_rel32(s->from[k], o->p);
+        if (s->before) { /* a full writer of flags: with it done, they are known */
+            e->i = s->before;
+            e->flags = (Flags){0};
+            emitter[e->i->id](e);
+            s->flags = e->flags;
+        }
+        recover_flags(e, s->flags);
         emit_constant(o, H_RAX, (uintptr_t)s->insn);
         if (s->resume) {
             emit_call(o, e->t, e->t->fallback);
@@ -280,36 +262,54 @@ static void emit_handler(Emit *e)
     flags_to_memory(e);
     emit_constant(&e->code, H_RAX, (uintptr_t)e->i);
     emit_call(&e->code, e->t, e->t->fallback);
-    e->flags = FLAGS_MEMORY | FLAGS_HOST;
+    e->flags = (Flags){FLAGS_MEMORY | FLAGS_HOST, NULL};
 }
 
 static bool is_vector(const Insn *i) { return emitter[i->id] == translate_vector; }
 
-/* Takes the budget and looks for attention; on refusal RIP is set and the run loop takes over. */
-static void emit_entry(Emit *e)
+static bool has_vectors(const Block *b)
+{
+    for (unsigned n = 0; n < b->count; n++)
+        if (is_vector(&b->insn[n]))
+            return true;
+    return false;
+}
+
+/* The first instruction before which nobody can see the flags that the block was entered with: it sets them all. NULL: there is
+   none, the block may be left or read flags before. */
+static const Insn *first_writer(const Block *b)
+{
+    if (has_vectors(b))
+        return NULL;
+    for (const Insn *i = b->insn; i->left; i++) {
+        const InsnInfo *info = &insn_table[i->id];
+        uint32_t changed = info->flags_written | info->flags_undefined;
+        if (info->flags_read || may_leave(i))
+            return NULL;
+        if (changed == FL_OSZAPC)
+            return i;
+        if (changed)
+            return NULL;
+    }
+    return NULL;
+}
+
+/* The budget of the block is taken, and looked at with BLOCK_MAX less than there is: the next block can be entered without a look.
+   Where too little is left, the interpreter goes on at `insn`, once `before` is done. */
+static void emit_budget(Emit *e, const Insn *insn, const Insn *before)
+{
+    emit_op(&e->code, 0x83 | OP_W, 5, rm_gs(offsetof(Cpu, budget))); /* sub */
+    put8(&e->code, e->b->count);
+    emit_guard(e, CC_S);
+    e->open->insn = insn;
+    e->open->before = before;
+    emit_interpret(e);
+    flags_clobbered(e);
+}
+
+static void emit_vectors_entry(Emit *e)
 {
     Code *o = &e->code;
-    Block *b = e->b;
-    emit_op(o, 0x83, 7, rm_gs(offsetof(Cpu, attention))); /* cmp dword, 0 */
-    put8(o, 0);
-    uint8_t *attention = emit_jcc(o, CC_NE);
-    emit_op(o, 0x83 | OP_W, 5, rm_gs(offsetof(Cpu, budget))); /* sub */
-    put8(o, b->count);
-    uint8_t *enough = emit_jcc(o, CC_NS);
-    emit_op(o, 0x83 | OP_W, 0, rm_gs(offsetof(Cpu, budget))); /* add */
-    put8(o, b->count);
-    set_rel32(attention, o->p);
-    b->refusal = (uint16_t)(o->p - b->code);
-    emit_store_constant(o, offsetof(Cpu, rip), b->rip);
-    emit_constant(o, H_RAX, 0);
-    emit_jump(o, e->t, e->t->exit);
-    set_rel32(enough, o->p);
-    b->body = (uint16_t)(o->p - b->code);
-    bool vectors = false;
-    for (unsigned n = 0; n < b->count; n++)
-        vectors |= is_vector(&b->insn[n]);
-    if (!vectors)
-        return;
     emit_op(o, 0x80, 7, rm_gs(offsetof(Cpu, trap_sse))); /* refused or unmasked: the handlers know what to do */
     put8(o, 0);
     emit_guard(e, CC_NE);
@@ -321,6 +321,58 @@ static void emit_entry(Emit *e)
     set_rel32(live, o->p);
 }
 
+static void emit_refusals(Emit *e)
+{
+    Code *o = &e->code;
+    Block *b = e->b;
+    b->refusal = (uint16_t)(o->p - b->code);
+    recover_flags(e, (Flags){FLAGS_HOST, NULL});
+    b->refusal_by_memory = (uint16_t)(o->p - b->code);
+    emit_store_constant(o, offsetof(Cpu, rip), b->rip);
+    emit_constant(o, H_RAX, 0);
+    emit_jump(o, e->t, e->t->exit);
+}
+
+/* The present instruction changes registers by which flags could be found again: they are saved now, or nobody will ask. */
+static void before_registers_change(Emit *e)
+{
+    const Insn *i = e->i, *source = e->flags.source;
+    if (!source || !(flags_registers(source) & written_registers(i)))
+        return;
+    bool unseen = flags_dead_after(e, FL_OSZAPC);
+    if (e->flags.where & FLAGS_MEMORY)
+        e->flags.source = NULL;
+    else if (unseen)
+        e->forget = true;
+    else if (may_leave(i) || !(e->flags.where & FLAGS_HOST)) {
+        flags_to_memory(e);
+        e->flags.source = NULL;
+    } else if (!(insn_table[i->id].flags_written | insn_table[i->id].flags_undefined)) {
+        e->flags.source = NULL;
+    }
+}
+
+static bool emit_insn(Emit *e)
+{
+    const Insn *i = e->i;
+    emit_fn fn = emitter[i->id];
+    Code start = e->code;
+    Flags flags = e->flags;
+    e->open = NULL;
+    e->forget = false;
+    if (fn) {
+        before_registers_change(e);
+        if (fn(e)) {
+            if (e->forget && e->flags.source == flags.source)
+                e->flags = (Flags){0};
+            return true;
+        }
+        e->code = start;
+        e->flags = flags;
+    }
+    return false;
+}
+
 bool translate_block(Cpu *c, Block *b)
 {
     struct Translator *t = c->vm->translator;
@@ -328,20 +380,33 @@ bool translate_block(Cpu *c, Block *b)
         ((b->mode & MODE_USER) && (b->mode & MODE_AC)) || (!in_64bit(c) && !(b->mode & MODE_SS32)))
         return false;
     t->next = (uint8_t *)(((uintptr_t)t->next + 15) & ~(uintptr_t)15);
-    Emit *e = &(Emit){.code = {t->next}, .t = t, .c = c, .b = b, .i = b->insn, .flags = FLAGS_MEMORY};
+    Emit *e = &(Emit){.code = {t->next}, .t = t, .c = c, .b = b, .i = b->insn, .flags = {FLAGS_HOST, NULL}};
     b->code = t->next;
-    emit_entry(e);
+    const Insn *writer = first_writer(b);
+    if (writer) {
+        static const uint8_t nop5[] = {0x0f, 0x1f, 0x44, 0x00, 0x00}; /* room for the jump of translation_drop() */
+        memcpy(e->code.p, nop5, sizeof nop5);
+        e->code.p += sizeof nop5;
+        e->flags = (Flags){0};
+    } else {
+        flags_to_memory(e);
+        e->flags = (Flags){FLAGS_MEMORY, NULL};
+    }
+    b->by_memory = (uint16_t)(e->code.p - b->code);
+    if (!writer)
+        emit_budget(e, b->insn, NULL);
+    if (has_vectors(b))
+        emit_vectors_entry(e);
     bool ended = false;
     for (unsigned n = 0; n < b->count && !ended; n++) {
         e->i = &b->insn[n];
         e->open = NULL;
+        if (e->i == writer)
+            emit_budget(e, e->i + 1, e->i);
         bool end = insn_table[e->i->id].attributes & A_END;
-        emit_fn fn = emitter[e->i->id];
-        if (fn && fn(e)) {
+        if (emit_insn(e)) {
             ended = end;
-            continue;
-        }
-        if (end) { /* the interpreter does the last instruction, and knows where to go on */
+        } else if (end) { /* the interpreter does the last instruction, and knows where to go on */
             flags_to_memory(e);
             emit_constant(&e->code, H_RAX, (uintptr_t)e->i);
             emit_jump(&e->code, t, t->exit);
@@ -351,11 +416,11 @@ bool translate_block(Cpu *c, Block *b)
         }
     }
     if (!ended) {
-        flags_to_memory(e);
         e->i = &b->insn[b->count];
         emit_exit(e, b->insn[b->count].next_rip, -1);
     }
     emit_stubs(e);
+    emit_refusals(e);
     b->code_size = (uint32_t)(e->code.p - b->code);
     t->next = e->code.p;
     return true;
@@ -363,9 +428,10 @@ bool translate_block(Cpu *c, Block *b)
 
 void translation_drop(Vm *vm, Block *b)
 {
-    /* whoever jumps here finds RIP set and the run loop: over the entry's checks stands a jump to their refusal */
+    /* whoever jumps here finds RIP set and the run loop: over the entries stand jumps to the refusals */
     Code o = {b->code};
-    uint8_t *place = emit_jump(&o, vm->translator, NULL);
-    set_rel32(place, b->code + b->refusal);
+    set_rel32(emit_jump(&o, vm->translator, NULL), b->code + b->refusal);
+    o.p = b->code + b->by_memory;
+    set_rel32(emit_jump(&o, vm->translator, NULL), b->code + b->refusal_by_memory);
     b->code = NULL;
 }

@@ -13,6 +13,7 @@ typedef struct {
     Block *from;
     uint64_t target;
     uint8_t *patch; /* writable address of the rel32 that leads to the exit's stub, or to the successor */
+    bool by_memory; /* the flags are in native_flags where it is taken */
     uint64_t *key;  /* between pages: the code_key the link holds under (writable address); NULL inside a page */
 } Exit;
 
