@@ -169,13 +169,14 @@ int main(int argc, char **argv)
     uint64_t seed = 1;
     bool list = false;
     const char *recorded = NULL;
-    for (int option; (option = getopt(argc, argv, "n:q:s:flcr:")) != -1;) {
+    for (int option; (option = getopt(argc, argv, "n:q:s:flctr:")) != -1;) {
         switch (option) {
         case 'n': count = (unsigned)atoi(optarg); break;
         case 'q': sequences = (unsigned)atoi(optarg); break;
         case 's': seed = strtoull(optarg, NULL, 0); break;
         case 'f': fma_on_host = 0; break;
         case 'l': list = true; break;
+        case 't': translated = true; break;
         case 'c': core_only = true; break;
         case 'r': recorded = optarg; break;
         default: return 2;

@@ -172,8 +172,6 @@ int native_open(void)
     if (!data || !code || !counter || mprotect((void *)(DATA + DATA_WRITABLE), DATA_BYTES - DATA_WRITABLE, PROT_READ))
         return -1;
     memset(code, 0xcc, CODE_BYTES);
-    if (syscall(SYS_arch_prctl, ARCH_SET_GS, GS_BASE))
-        return -1;
     stack_t stack = {.ss_sp = malloc(1 << 17), .ss_size = 1 << 17};
     if (!stack.ss_sp || sigaltstack(&stack, NULL))
         return -1;
@@ -196,10 +194,9 @@ void native_run(const Case *t, State *s)
     unsigned length = t->length < CODE_BYTES - t->offset ? t->length : CODE_BYTES - t->offset;
     memcpy(code + t->offset, t->bytes, length);
     load_segments(t->bits == 64 ? 0 : t->bits == 32 ? SEL_DATA : SEL_DATA16);
+    syscall(SYS_arch_prctl, ARCH_SET_GS, GS_BASE); /* translated code of the core has a GS of its own */
     __asm__ volatile("int3" : : : "memory");
     load_segments(0);
-    if (t->id[0] == INSN_wrgsbase)
-        syscall(SYS_arch_prctl, ARCH_SET_GS, GS_BASE);
     memset(code + t->offset, 0xcc, length);
     memcpy(s->data, data, DATA_BYTES);
     s->counter = *counter;

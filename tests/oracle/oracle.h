@@ -81,6 +81,7 @@ unsigned differences(const State *core, const State *host, const Case *t, bool p
 
 /* native.c: executes a case on the host's processor. Modes it lacks are missing in native_modes: bit 0: 32-bit, bit 1: 16-bit. */
 int native_open(void);
+extern bool translated; /* the core translates every block before its first run */
 extern unsigned native_modes;
 void native_run(const Case *t, State *s);
 

@@ -48,6 +48,8 @@ static uint8_t *memory(uint32_t slot, uint64_t gpa, size_t bytes)
     return p == MAP_FAILED || kp_vm_set_memory(machine, slot, gpa, p, bytes, 0) ? NULL : p;
 }
 
+bool translated;
+
 static void map_pages(uint64_t linear, uint64_t gpa, unsigned bytes, uint64_t rights)
 {
     for (unsigned page = 0; page < bytes; page += 0x1000)
@@ -59,6 +61,8 @@ Cpu *core_open(void)
     machine = kp_vm_create(1, 0);
     if (!machine || !(tables = memory(0, 0, SYSTEM_BYTES)) || !(data = memory(1, GPA_DATA, DATA_BYTES)) ||
         !(code = memory(2, GPA_CODE, CODE_BYTES)) || !(counter = memory(3, GPA_COUNTER, 0x1000)))
+        return NULL;
+    if (translated && kp_vm_set_translator(machine, 1))
         return NULL;
     Cpu *c = kp_vcpu_create(machine, 0);
     if (!c)

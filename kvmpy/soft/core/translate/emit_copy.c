@@ -38,8 +38,9 @@ static Form form_of(const Insn *i)
 static unsigned opcode_of(const Insn *i)
 {
     uint64_t key = insn_table[i->id].key;
-    unsigned prefix = K_PFX(key) == 3 ? OP_F3 : K_PFX(key) == 4 ? OP_F2 : 0, op = (unsigned)(key & 0x3ff);
-    return (op == 0x82 ? 0x80 : op) | prefix; /* 82h is 80h once more, and undefined in the host's 64-bit mode */
+    unsigned prefix = K_PFX(key) == 3 ? OP_F3 : K_PFX(key) == 4 ? OP_F2 : 0;
+    unsigned op = key & 0x3ff;
+    return (op == 0x82 ? 0x80 : op) | prefix; /* 82 is no instruction in 64-bit mode, and means the same */
 }
 
 static void put_immediate(Emit *e, unsigned size, uint64_t value)
@@ -90,7 +91,7 @@ static bool copy(Emit *e, unsigned op, const Form *f, int extension, unsigned wr
     }
     bool host_flags = wants_flags(e, read, changed);
     op |= f->rm_size == 1 || f->reg_size == 1 ? OP_BYTE : 0;
-    unsigned width = f->rm_size > f->reg_size ? f->rm_size : f->reg_size;
+    unsigned width = f->reg_size ? f->reg_size : f->rm_size; /* where they differ, the register is what is extended to */
     op |= width == 8 ? OP_W : width == 2 ? OP_66 : 0;
     Rm operand;
     if (memory) {
@@ -134,6 +135,8 @@ static bool copy_insn(Emit *e, bool compare)
         if (i->imm & (i->osize == 8 && f.rm_size == 8 ? 63 : 31))
             read = extension == 2 || extension == 3 ? FL_CF : 0;
     }
+    if (exchange && !(i->flags & INSN_MEM) && i->reg == i->rm)
+        return false; /* both results are for one register */
     unsigned writes = compare ? 0 : exchange ? WRITES_RM | WRITES_REG : f.rm_first ? WRITES_RM : WRITES_REG;
     return copy(e, op, &f, (int)extension, writes, read, changed);
 }
@@ -141,8 +144,9 @@ static bool copy_insn(Emit *e, bool compare)
 EMITTER(translate_copy) { return copy_insn(e, false); }
 EMITTER(translate_compare)
 {
-    if ((e->i->id == INSN_bt_EvGv) && e->i->flags & INSN_MEM)
-        return false; /* the register's upper bits move the address */
+    const Insn *i = e->i;
+    if (i->id == INSN_bt_EvGv && (i->flags & INSN_MEM || host_register[i->rm] == IN_MEMORY))
+        return false; /* in memory the register's upper bits move the address */
     return copy_insn(e, true);
 }
 

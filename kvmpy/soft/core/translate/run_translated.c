@@ -66,17 +66,17 @@ uint64_t translated_fallback(Cpu *c, const Insn *i)
     return left;
 }
 
-/* The thread's GS base is c from now on. Nothing else in a process of this ABI uses GS. */
+/* The thread's GS base is c from now on: nothing else in a process of this ABI needs GS for long. */
 static void take_gs(Cpu *c)
 {
-    static __thread Cpu *taken;
-    if (likely(taken == c))
-        return;
-    taken = c;
-    if (getauxval(AT_HWCAP2) & 2) /* HWCAP2_FSGSBASE */
-        __asm__ volatile("wrgsbase %0" : : "r"(c));
-    else
+    if (likely(getauxval(AT_HWCAP2) & 2)) { /* HWCAP2_FSGSBASE */
+        uint64_t base;
+        __asm__ volatile("rdgsbase %0" : "=r"(base));
+        if (unlikely(base != (uintptr_t)c))
+            __asm__ volatile("wrgsbase %0" : : "r"(c));
+    } else {
         syscall(SYS_arch_prctl, ARCH_SET_GS, c);
+    }
 }
 
 static CodeTarget *target_of(Cpu *c, uint64_t rip) { return &c->code_target[(rip ^ rip >> 12) % CODE_TARGETS]; }

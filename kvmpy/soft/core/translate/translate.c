@@ -20,6 +20,7 @@ uint8_t *emit_guard(Emit *e, unsigned condition)
     if (!e->open) {
         e->open = new_stub(e);
         e->open->flags = e->flags;
+        e->open->flags.where &= ~FLAGS_HOST; /* what is compared has overwritten them */
     }
     uint8_t *place = emit_jcc(&e->code, condition);
     unsigned n = 0;
@@ -373,16 +374,11 @@ static bool emit_insn(Emit *e)
     return false;
 }
 
-bool translate_block(Cpu *c, Block *b)
+/* Writes the block with the budget taken at `writer`, or NULL: at the entry. False where the writer has no code of its own. */
+static bool emit_block(Emit *e, const Insn *writer)
 {
-    struct Translator *t = c->vm->translator;
-    if (!(b->mode & MODE_FLAT) || b->mode & ~MODE_KEY || (b->mode & MODE_SIZE) == MODE_16 || (b->mode & MODE_VM86) ||
-        ((b->mode & MODE_USER) && (b->mode & MODE_AC)) || (!in_64bit(c) && !(b->mode & MODE_SS32)))
-        return false;
-    t->next = (uint8_t *)(((uintptr_t)t->next + 15) & ~(uintptr_t)15);
-    Emit *e = &(Emit){.code = {t->next}, .t = t, .c = c, .b = b, .i = b->insn, .flags = {FLAGS_HOST, NULL}};
-    b->code = t->next;
-    const Insn *writer = first_writer(b);
+    Block *b = e->b;
+    struct Translator *t = e->t;
     if (writer) {
         static const uint8_t nop5[] = {0x0f, 0x1f, 0x44, 0x00, 0x00}; /* room for the jump of translation_drop() */
         memcpy(e->code.p, nop5, sizeof nop5);
@@ -397,27 +393,46 @@ bool translate_block(Cpu *c, Block *b)
         emit_budget(e, b->insn, NULL);
     if (has_vectors(b))
         emit_vectors_entry(e);
-    bool ended = false;
-    for (unsigned n = 0; n < b->count && !ended; n++) {
+    for (unsigned n = 0; n < b->count; n++) {
         e->i = &b->insn[n];
         e->open = NULL;
+        bool end = insn_table[e->i->id].attributes & A_END;
         if (e->i == writer)
             emit_budget(e, e->i + 1, e->i);
-        bool end = insn_table[e->i->id].attributes & A_END;
         if (emit_insn(e)) {
-            ended = end;
-        } else if (end) { /* the interpreter does the last instruction, and knows where to go on */
+            if (end)
+                return true;
+            continue;
+        }
+        if (e->i == writer)
+            return false;
+        if (end) { /* the interpreter does the last instruction, and knows where to go on */
             flags_to_memory(e);
             emit_constant(&e->code, H_RAX, (uintptr_t)e->i);
             emit_jump(&e->code, t, t->exit);
-            ended = true;
-        } else {
-            emit_handler(e);
+            return true;
         }
+        emit_handler(e);
     }
-    if (!ended) {
-        e->i = &b->insn[b->count];
-        emit_exit(e, b->insn[b->count].next_rip, -1);
+    e->i = &b->insn[b->count];
+    emit_exit(e, e->i->next_rip, -1);
+    return true;
+}
+
+bool translate_block(Cpu *c, Block *b)
+{
+    struct Translator *t = c->vm->translator;
+    if (!(b->mode & MODE_FLAT) || b->mode & ~MODE_KEY || (b->mode & MODE_SIZE) == MODE_16 || (b->mode & MODE_VM86) ||
+        ((b->mode & MODE_USER) && (b->mode & MODE_AC)) || (!in_64bit(c) && !(b->mode & MODE_SS32)))
+        return false;
+    t->next = (uint8_t *)(((uintptr_t)t->next + 15) & ~(uintptr_t)15);
+    Emit *e = &(Emit){.code = {t->next}, .t = t, .c = c, .b = b, .i = b->insn, .flags = {FLAGS_HOST, NULL}};
+    b->code = t->next;
+    uint32_t exits = t->exit_count;
+    if (!emit_block(e, first_writer(b))) {
+        t->exit_count = exits;
+        *e = (Emit){.code = {t->next}, .t = t, .c = c, .b = b, .i = b->insn, .flags = {FLAGS_HOST, NULL}};
+        emit_block(e, NULL);
     }
     emit_stubs(e);
     emit_refusals(e);
