@@ -10,7 +10,7 @@ from kvmpy.soft.vm import SoftVm
 
 CLOCKS = ("host", "virtual")
 MOST_ENTRIES = 256
-THRESHOLD = 0
+THRESHOLD = 24
 """Runs of a block before it is translated, where nobody says otherwise (KVMPY_TRANSLATE in the environment does)."""
 
 

@@ -61,6 +61,12 @@ def test_random_instructions(oracle: Path) -> None:
 
 
 @pytest.mark.slow
+def test_translated_instructions(oracle: Path) -> None:
+    lines, table, cases = _summary(_compare(oracle, "-t", "-n", "20", "-q", "12000"))
+    assert cases >= 40_000 and lines > table - 80, (lines, table, cases)
+
+
+@pytest.mark.slow
 def test_recorded_cases(oracle: Path) -> None:
     assert " 0 failures" in _compare(oracle, "-r", str(Path(__file__).with_name("cases.txt")))
 

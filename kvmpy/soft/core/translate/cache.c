@@ -11,8 +11,25 @@
 #define MOVAPS_LOAD 0x128u  /* 0F 28 */
 #define MOVAPS_STORE 0x129u
 
-static void each_register(Code *e, bool load)
+/* Copies between the Cpu and the frame, which begins at rsp + `above`; rcx is lost. */
+static void each_slot(Code *e, bool load, int32_t above)
 {
+    static const struct { unsigned slot; size_t place; } slots[] = {
+        {SLOT_BUDGET, offsetof(Cpu, budget)}, {SLOT_FLAGS, offsetof(Cpu, native_flags)}, {SLOT_R13, offsetof(Cpu, gpr[R13])},
+        {SLOT_R14, offsetof(Cpu, gpr[R14])}, {SLOT_R15, offsetof(Cpu, gpr[R15])},
+    };
+    for (unsigned n = 0; n < ARRAY_SIZE(slots); n++) {
+        Rm slot = rm_slot(slots[n].slot), place = rm_gs(slots[n].place);
+        slot.disp += above;
+        emit_load(e, H_RCX, load ? place : slot);
+        emit_store(e, load ? slot : place, H_RCX);
+    }
+}
+
+/* Loads or spills everything but the vectors; rcx is lost. */
+static void each_register(Code *e, bool load, int32_t above)
+{
+    each_slot(e, load, above);
     for (unsigned n = 0; n < 16; n++) {
         if (host_register[n] == IN_MEMORY)
             continue;
@@ -41,6 +58,9 @@ static void spill_vectors(Code *e)
     set_rel32(none, e->p);
 }
 
+/* With six registers and the return address the stack is a multiple of 16 again. */
+#define FRAME (8 * SLOT_COUNT + 8)
+
 static const int saved[] = {H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15};
 
 static void push(Code *e, int reg)
@@ -68,17 +88,17 @@ static void emit_thunks(struct Translator *t)
     t->enter = (uint64_t (*)(Cpu *, const uint8_t *))(uintptr_t)executable(t, e.p);
     for (unsigned n = 0; n < ARRAY_SIZE(saved); n++)
         push(&e, saved[n]);
-    add_rsp(&e, -8);
+    add_rsp(&e, -FRAME);
     emit_mov(&e, H_RAX, H_RSI);
-    each_register(&e, true);
+    each_register(&e, true, 0);
     put8(&e, 0xff); /* jmp rax */
     put8(&e, 0xe0);
 
     t->exit = executable(t, e.p);
-    each_register(&e, false);
+    each_register(&e, false, 0);
     spill_vectors(&e);
     t->exit_saved = executable(t, e.p);
-    add_rsp(&e, 8);
+    add_rsp(&e, FRAME);
     for (unsigned n = ARRAY_SIZE(saved); n-- > 0;)
         pop(&e, saved[n]);
     put8(&e, 0xc3);
@@ -87,9 +107,9 @@ static void emit_thunks(struct Translator *t)
     each_vector(&e, true);
     put8(&e, 0xc3);
 
-    /* rax: the Insn; RFLAGS are in native_flags, and come back from there */
+    /* rax: the Insn; RFLAGS are in their slot, and come back from there */
     t->fallback = executable(t, e.p);
-    each_register(&e, false);
+    each_register(&e, false, 8);
     emit_op(&e, 0xb6 | K_0F, H_RCX, rm_gs(offsetof(Cpu, vectors_live))); /* movzx ecx, byte */
     push(&e, H_RCX);
     spill_vectors(&e);
@@ -105,7 +125,7 @@ static void emit_thunks(struct Translator *t)
     uint8_t *no_vectors = emit_jcc(&e, CC_E);
     each_vector(&e, true);
     set_rel32(no_vectors, e.p);
-    each_register(&e, true);
+    each_register(&e, true, 8);
     emit_load32(&e, H_RAX, rm_gs(offsetof(Cpu, native_flags)));
     put8(&e, 0x04); /* add al, 0x7f: OF */
     put8(&e, 0x7f);

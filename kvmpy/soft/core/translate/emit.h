@@ -6,7 +6,7 @@
 
 /* Where the arithmetic flags are at this point. With neither they are those that `source`, an instruction whose registers have
    not changed since, gives when it is done once more; without a source nobody can see them. */
-#define FLAGS_MEMORY 1u /* in native_flags */
+#define FLAGS_MEMORY 1u /* in their slot, as LAHF and SETO give them in AX */
 #define FLAGS_HOST 2u   /* in RFLAGS */
 typedef struct {
     unsigned where;
@@ -42,7 +42,7 @@ typedef bool (*emit_fn)(Emit *e);
 /* ---- flags ---- */
 /* All of these use rax where they write code. */
 void flags_keep(Emit *e);      /* before a check: a stub will find them, though RFLAGS are lost */
-void flags_to_memory(Emit *e); /* before a handler or an exit that wants them in native_flags */
+void flags_to_memory(Emit *e); /* before a handler or an exit that wants them in their slot, as LAHF and SETO give them in AX */
 void flags_to_host(Emit *e);   /* before what reads or keeps them */
 static inline void flags_clobbered(Emit *e) { e->flags.where &= ~FLAGS_HOST; }
 void flags_written(Emit *e);   /* the present instruction has set all that anybody will see */
@@ -73,7 +73,7 @@ void emit_interpret(Emit *e);
 uint8_t *emit_guard(Emit *e, unsigned condition); /* a jump of the same kind as a failing check */
 
 /* ---- registers ---- */
-static inline Rm guest_memory(unsigned n) { return rm_gs(offsetof(Cpu, gpr) + 8 * n); }
+static inline Rm guest_memory(unsigned n) { return rm_slot(SLOT_R13 + n - R13); }
 static inline Rm guest_rm(unsigned n) { return host_register[n] == IN_MEMORY ? guest_memory(n) : rm_reg(host_register[n]); }
 /* The whole register in a host register: its own, or `temporary` after a load. */
 static inline int guest_value(Emit *e, unsigned n, int temporary)

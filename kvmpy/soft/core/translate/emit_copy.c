@@ -66,7 +66,9 @@ static void clear_upper(Emit *e, unsigned n, unsigned size)
 {
     if (size != 4 || host_register[n] != IN_MEMORY)
         return;
-    emit_op(&e->code, 0xc7, 0, rm_gs(offsetof(Cpu, gpr) + 8 * n + 4));
+    Rm upper = guest_memory(n);
+    upper.disp += 4;
+    emit_op(&e->code, 0xc7, 0, upper);
     put32(&e->code, 0);
 }
 
@@ -223,7 +225,7 @@ EMITTER(translate_mov_row)
     } else {
         uint64_t value = i->osize == 4 ? (uint32_t)i->imm : i->imm;
         if (host_register[i->rm] == IN_MEMORY)
-            emit_store_constant(o, offsetof(Cpu, gpr) + 8u * i->rm, value);
+            emit_store_constant(o, guest_memory(i->rm), value);
         else
             emit_constant(o, host_register[i->rm], value);
     }

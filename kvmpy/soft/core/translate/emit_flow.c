@@ -163,9 +163,9 @@ EMITTER(translate_call_ev)
     if (!usual(e) || !load_target(e))
         return false;
     emit_lookup(e);
-    emit_store(&e->code, rm_gs(offsetof(Cpu, scratch)), H_RAX);
+    emit_store(&e->code, rm_slot(SLOT_SCRATCH), H_RAX);
     push_constant(e, e->i->next_rip);
-    emit_load(&e->code, H_RAX, rm_gs(offsetof(Cpu, scratch)));
+    emit_load(&e->code, H_RAX, rm_slot(SLOT_SCRATCH));
     jump_rax(e);
     return true;
 }

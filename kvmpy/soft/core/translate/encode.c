@@ -77,14 +77,14 @@ void emit_constant(Code *e, int to, uint64_t value)
     }
 }
 
-void emit_store_constant(Code *e, size_t offset, uint64_t value)
+void emit_store_constant(Code *e, Rm to, uint64_t value)
 {
     if ((int64_t)value == (int32_t)value) {
-        emit_op(e, 0xc7 | OP_W, 0, rm_gs(offset));
+        emit_op(e, 0xc7 | OP_W, 0, to);
         put32(e, (uint32_t)value);
     } else {
         emit_constant(e, H_RAX, value);
-        emit_store(e, rm_gs(offset), H_RAX);
+        emit_store(e, to, H_RAX);
     }
 }
 

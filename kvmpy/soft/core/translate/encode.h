@@ -22,6 +22,9 @@ static inline Rm rm_reg(int reg) { return (Rm){.kind = RM_REG, .reg = (int8_t)re
 static inline Rm rm_gs(size_t offset) { return (Rm){.kind = RM_GS, .disp = (int32_t)offset}; }
 static inline Rm rm_gs_index(int base, size_t offset) { return (Rm){.kind = RM_GS_INDEX, .base = (int8_t)base, .index = -1, .disp = (int32_t)offset}; }
 static inline Rm rm_mem(int base, int32_t disp) { return (Rm){.kind = RM_MEM, .base = (int8_t)base, .index = -1, .disp = disp}; }
+/* The frame of translated code, above rsp. */
+enum { SLOT_BUDGET, SLOT_FLAGS, SLOT_SCRATCH, SLOT_R13, SLOT_R14, SLOT_R15, SLOT_COUNT };
+static inline Rm rm_slot(unsigned slot) { return rm_mem(H_RSP, (int32_t)(8 * slot)); }
 static inline Rm rm_mem2(int base, int index) { return (Rm){.kind = RM_MEM, .base = (int8_t)base, .index = (int8_t)index}; }
 
 typedef struct {
@@ -59,8 +62,8 @@ static inline void emit_store32(Code *e, Rm to, int from) { emit_op(e, 0x89, fro
 static inline void emit_lea(Code *e, int to, Rm from) { emit_op(e, 0x8d | OP_W, to, from); }
 /* Any constant, in the shortest form; flags stay. */
 void emit_constant(Code *e, int to, uint64_t value);
-/* gs:[offset] = value; may use rax. */
-void emit_store_constant(Code *e, size_t offset, uint64_t value);
+/* May use rax. */
+void emit_store_constant(Code *e, Rm to, uint64_t value);
 
 /* jmp, call, jcc to an executable address; the place of the rel32 is given back. */
 uint8_t *emit_jump(Code *e, const struct Translator *t, const uint8_t *to);

@@ -142,7 +142,7 @@ void flags_to_memory(Emit *e)
     }
     put8(&e->code, 0x9f);                             /* lahf */
     emit_op(&e->code, 0x90 | K_0F, 0, rm_reg(H_RAX)); /* seto al */
-    emit_store32(&e->code, rm_gs(offsetof(Cpu, native_flags)), H_RAX);
+    emit_store32(&e->code, rm_slot(SLOT_FLAGS), H_RAX);
     e->flags.where |= FLAGS_MEMORY;
 }
 
@@ -159,7 +159,7 @@ void flags_to_host(Emit *e)
     if (e->flags.source) {
         flags_repeat(e, e->flags.source);
     } else {
-        emit_load32(&e->code, H_RAX, rm_gs(offsetof(Cpu, native_flags)));
+        emit_load32(&e->code, H_RAX, rm_slot(SLOT_FLAGS));
         put8(&e->code, 0x04); /* add al, 0x7f: OF */
         put8(&e->code, 0x7f);
         put8(&e->code, 0x9e); /* sahf */

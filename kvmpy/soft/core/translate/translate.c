@@ -140,7 +140,7 @@ EMITTER(translate_lea)
 
 /* ---- ways out ---- */
 
-/* Leaves with the flags of a stub in native_flags. */
+/* Leaves with the flags of a stub in their slot. */
 static void recover_flags(Emit *e, Flags flags)
 {
     Flags now = e->flags;
@@ -299,7 +299,7 @@ static const Insn *first_writer(const Block *b)
    Where too little is left, the interpreter goes on at `insn`, once `before` is done. */
 static void emit_budget(Emit *e, const Insn *insn, const Insn *before)
 {
-    emit_op(&e->code, 0x83 | OP_W, 5, rm_gs(offsetof(Cpu, budget))); /* sub */
+    emit_op(&e->code, 0x83 | OP_W, 5, rm_slot(SLOT_BUDGET)); /* sub */
     put8(&e->code, e->b->count);
     emit_guard(e, CC_S);
     e->open->insn = insn;
@@ -329,7 +329,7 @@ static void emit_refusals(Emit *e)
     b->refusal = (uint16_t)(o->p - b->code);
     recover_flags(e, (Flags){FLAGS_HOST, NULL});
     b->refusal_by_memory = (uint16_t)(o->p - b->code);
-    emit_store_constant(o, offsetof(Cpu, rip), b->rip);
+    emit_store_constant(o, rm_gs(offsetof(Cpu, rip)), b->rip);
     emit_constant(o, H_RAX, 0);
     emit_jump(o, e->t, e->t->exit);
 }
