@@ -16,6 +16,7 @@
 #include "trace.h"
 
 #define SLICE 8192        /* instructions between looks at timers, kicks and user space */
+#define SLICE_TRANSLATED 32768 /* the same where translated code runs some times as fast */
 #define SLICE_SHARED 2048 /* the same where several vCPUs take turns */
 #define EVENTS 1024       /* deliveries after which a slice ends: a handler that faults at once retires nothing, yet time goes on */
 #define VISIT_NS 20000000 /* control goes back to Python this often, for its signals */
@@ -757,7 +758,7 @@ static int run(Vm *vm, Cpu *only)
             continue;
         }
         if (vm->turn_left <= 0)
-            vm->turn_left = shared ? SLICE_SHARED : SLICE;
+            vm->turn_left = shared ? SLICE_SHARED : vm->translator ? SLICE_TRANSLATED : SLICE;
         int64_t budget = vm->turn_left;
         uint64_t deadline = next_deadline(vm);
         if (vm->virtual_clock && deadline != NEVER && deadline - now < (uint64_t)budget)
