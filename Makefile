@@ -128,7 +128,7 @@ SAN_ENV = KVMPY_NATIVE=$(CURDIR)/build/sanitize/_native.abi3.so \
   LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
   ASAN_OPTIONS=detect_leaks=0:handle_segv=0:allow_user_segv_handler=1 PYTHONMALLOC=malloc
 CASES_SECONDS ?= 60
-SAN_TESTS ?= $(wildcard tests/soft tests/kvm tests/backends)
+SAN_TESTS ?= $(wildcard tests/soft tests/kvm tests/backends tests/fuzz/test_targets.py)
 sanitize: setup
 	@mkdir -p build/sanitize/site/kvmpy
 	@$(MAKE) --no-print-directory native NATIVE=build/sanitize/_native.abi3.so NATIVE_OBJ=build/sanitize OPT="-O1 $(SAN)" LDFLAGS="$(SAN)"

@@ -116,7 +116,7 @@ class PciDevice(Device):
         """A guest's write of configuration space; subclasses may look after it."""
         before = self.config.get(pci.COMMAND, 2)
         self.config.write(offset, size, value)
-        if (offset < pci.COMMAND + 2 and offset + size > pci.COMMAND) or pci.BAR0 <= offset < pci.SUBSYSTEM_VENDOR_ID:
+        if (offset < pci.COMMAND + 2 and offset + size > pci.COMMAND) or (offset < pci.SUBSYSTEM_VENDOR_ID and offset + size > pci.BAR0):
             self._moved()
             self.bars_moved()
         if self.config.get(pci.COMMAND, 2) != before or offset >= pci.FIRST_CAPABILITY:

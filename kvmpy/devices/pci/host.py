@@ -110,14 +110,16 @@ class PciHost(Device):
             self._reset_port.write(0, 1, value)
 
     def _ecam_read(self, offset: int, size: int) -> int:
-        if size == 8:
-            return self._ecam_read(offset, 4) | self._ecam_read(offset + 4, 4) << 32
+        if (offset & 3) + size > 4:  # a cycle on the bus has one double word
+            half = size // 2
+            return self._ecam_read(offset, half) | self._ecam_read(offset + half, half) << 8 * half
         return self.config_read(offset >> 12, offset & 0xFFF, size)
 
     def _ecam_write(self, offset: int, size: int, value: int) -> None:
-        if size == 8:
-            self._ecam_write(offset, 4, value & 0xFFFFFFFF)
-            self._ecam_write(offset + 4, 4, value >> 32)
+        if (offset & 3) + size > 4:
+            half = size // 2
+            self._ecam_write(offset, half, value & (1 << 8 * half) - 1)
+            self._ecam_write(offset + half, half, value >> 8 * half)
         else:
             self.config_write(offset >> 12, offset & 0xFFF, size, value)
 

@@ -123,6 +123,14 @@ def test_ecam(bench) -> None:
     assert bench.cfg(2, 0x3C, 1) == 0x55
 
 
+def test_an_access_across_registers_moves_a_bar_too(bench, card) -> None:
+    at = ECAM_BASE + (2 << 15)
+    bench.mmio.write(at + 4, 2, 3)
+    bench.mmio.write(at + 0xF, 4, 0xC00100)  # the lowest three bytes of BAR 0, from the byte before it
+    assert bench.mmio.read(at + 0x10, 4) == 0xC001 and card.bars[0].mapped == 0xC000
+    assert bench.mmio.read(at + 0xE, 4) == bench.mmio.read(at + 0xE, 2) | bench.mmio.read(at + 0x10, 2) << 16
+
+
 def test_identity_cannot_be_written(bench) -> None:
     for register in (0x00, 0x08, 0x0E, 0x2C, 0x34, 0x3D):
         before = bench.cfg(2, register, 4) if register % 4 == 0 else bench.cfg(2, register, 1)
