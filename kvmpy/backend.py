@@ -6,7 +6,10 @@ Records and register structs are cffi pointers to the structs of `kvmpy/abi`, na
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from kvmpy.history import Delivery, ExitNote
 
 CData = Any
 
@@ -71,6 +74,13 @@ class Vcpu(Protocol):
 
     def fault(self, vector: int, error: int | None) -> None:
         """An exception in place of the instruction of the present exit; behind a write to a device, which has been done."""
+
+    def exits(self) -> list[ExitNote]:
+        """The last exits to user space, oldest first; those that the host asked for (kicks, debugging) are left out. On KVM `rip` is an
+        offset in CS, and 0 where this KVM does not store registers with exits."""
+
+    def deliveries(self) -> list[Delivery]:
+        """The last exceptions and interrupts, oldest first, also those whose delivery failed; empty on KVM, which does not tell."""
 
     def statistics(self) -> dict[str, int]:
         """Counters by name, as the backend gives them."""

@@ -99,6 +99,8 @@ class Machine:
         self._seconds = 0.0
         self._high: dict[int, set[Line]] = {}
         self._warned: set[str] = set()
+        self.ended: Verdict | None = None
+        """How the last run ended."""
         self.on_reset = on_reset
         self.resets = 0
         self.device_events: Counter[str] = Counter()
@@ -392,6 +394,7 @@ class Machine:
         if text is not None:
             self._taps[0].watch(text, lambda: self.stop(Stopped("until")))
         self._running = True
+        self.ended = None
         self._runner = threading.get_ident()
         self._idle.clear()
         start = time.monotonic()
@@ -401,6 +404,7 @@ class Machine:
                 left = None if end is None else max(end - time.monotonic(), 0.0)
                 verdict = self.loop.run(left, predicate, fresh=fresh)  # type: ignore[arg-type]
                 fresh = False
+                self.ended = verdict
                 if not (isinstance(verdict, Reset) and self.on_reset == "reboot"):
                     return verdict
                 self.reset()
@@ -510,6 +514,16 @@ class Machine:
         """Instructions (kvmpy.debug.code.Listing) at a linear address, by default where the vCPU stands, in its present mode, and
         `before` of the function's instructions before it where that is known; as text a line each."""
         return importlib.import_module("kvmpy.debug.code").listing(self, address, count, before, cpu)
+
+    def autopsy(self, verdict: Verdict | None = None) -> Any:
+        """What the machine at rest did last, and why it goes on no more (kvmpy.debug.autopsy.page.Autopsy): one page of text as str(),
+        plain data by as_dict(). `verdict` is the last run's where none is given. Nothing of the guest changes: samples of a loop and
+        what led to a triple fault come of a copy on the software CPU."""
+        return importlib.import_module("kvmpy.debug.autopsy.page").autopsy(self, verdict or self.ended)
+
+    def last_output(self, port: int = 0) -> bytes:
+        """The end of what the guest wrote to a serial port, up to some 2000 bytes."""
+        return self._taps[port].last()
 
     @property
     def linux(self) -> Any:

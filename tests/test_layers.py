@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent / "kvmpy"
 LAYERS = {
     "errors": 0, "record": 0, "units": 0, "x86": 0, "verdicts": 0, "frames": 0, "threads": 0, "workers": 0.5,
     "native": 1,
-    "exits": 2, "regs": 2, "backend": 2, "backends": 2, "cpuid": 2,
+    "exits": 2, "regs": 2, "backend": 2, "backends": 2, "cpuid": 2, "history": 2,
     "kvm": 3, "soft": 3,
     "iovector": 3.5, "doorbells": 3.5,
     "memory": 3.5, "bus": 3.5, "irq": 3.5, "loop": 3.5, "exit_handlers": 3.5, "clock": 3.5, "trace": 3.5, "watchdog": 3.5,
@@ -27,7 +27,7 @@ LAYERS = {
 # Modules of a layer that stand beside each other and may import one another.
 TOGETHER = [
     {"errors", "record", "units", "x86", "verdicts", "frames"},
-    {"exits", "regs", "backend", "backends", "cpuid"},
+    {"exits", "regs", "backend", "backends", "cpuid", "history"},
     {"memory", "iovector", "doorbells", "bus", "irq", "loop", "exit_handlers", "clock", "trace", "watchdog", "assist", "events", "cpu"},
     {"machine", "snapshot", "board", "pc", "micro", "disks", "nics"},
     {"debug", "faults", "testing", "spy"},

@@ -47,7 +47,7 @@ def build_parser(command: str = "") -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"kvmpy {sys.modules['kvmpy'].__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     add = {
-        "run": _add_run, "trace": _add_trace, "report": _add_report, "spy": _add_spy, "repl": _add_repl,
+        "run": _add_run, "trace": _add_trace, "report": _add_report, "autopsy": _add_autopsy, "spy": _add_spy, "repl": _add_repl,
         "info": _add_info, "image": _add_image,
     }  # fmt: skip
     for one in [add[command]] if command in add else add.values():
@@ -79,6 +79,14 @@ def _add_report(commands: Any) -> None:
     from kvmpy.cli.trace_parser import add_report
 
     add_report(commands)
+
+
+def _add_autopsy(commands: Any) -> None:
+    autopsy = commands.add_parser("autopsy", help="what a guest did last, as --autopsy kept it", description=(
+        "Prints the page that kvmpy run --autopsy FILE has kept: why the guest crashed, hung or did not come to an end."
+    ))
+    autopsy.add_argument("file", metavar="FILE", help="a file of kvmpy run --autopsy")
+    autopsy.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
 
 def _add_spy(commands: Any) -> None:
@@ -147,7 +155,9 @@ def add_run_options(run: argparse.ArgumentParser) -> None:
     add("--save-symbols", metavar="FILE", help="write all symbols known to an ELF file, for a debugger's symbol-file")
     add = run.add_argument_group("output").add_argument
     add("--json", action="store_true", help="one JSON object on standard output at the end, with the serial output in it")
-    add("--quiet", "-q", action="store_true", help="no log on standard error, only errors and crash reports")
+    add("--quiet", "-q", action="store_true", help="no log on standard error, only errors and autopsies of crashes")
+    add("--autopsy", metavar="FILE", help="keep what the guest did last as JSON, after a crash, a hang, --timeout or Ctrl-C")
+    add("--no-autopsy", action="store_true", help="the verdict alone after a crash, a hang or --timeout")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -192,6 +202,10 @@ def _command(name: str) -> Callable[[argparse.Namespace], int]:
         from kvmpy.cli.report import report
 
         return report
+    if name == "autopsy":
+        from kvmpy.cli.autopsy import autopsy
+
+        return autopsy
     if name == "spy":
         from kvmpy.cli.spy import spy
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,7 +16,7 @@ from kvmpy.host.chars import CharEnd
 from kvmpy.host.ends import File
 from kvmpy.host.terminal import Terminal
 from kvmpy.machine import Machine
-from kvmpy.verdicts import Crashed, GuestExit, Stopped, Verdict
+from kvmpy.verdicts import Crashed, GuestExit, Halted, Stopped, Verdict
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -212,7 +213,7 @@ def _watch_ends(machine: Machine, ends: list[CharEnd], failures: list[HostError]
 
 
 def _finish(machine: Machine, verdict: Verdict, ends: list[CharEnd], arguments: Namespace) -> list[str]:
-    """Everything that must be asked before the machine goes: the crash report, and the data for --json."""
+    """Everything that must be asked before the machine goes: the autopsy, and the data for --json."""
     result: dict[str, Any] = {}
     if arguments.json:
         from kvmpy.host.capture import Capture
@@ -223,12 +224,25 @@ def _finish(machine: Machine, verdict: Verdict, ends: list[CharEnd], arguments: 
                 result["serial" if number == 1 else f"serial{number}"] = end.text
     lines: list[str] = []
     if isinstance(verdict, Crashed):
-        from kvmpy.debug.report import crash_data, crash_lines
+        lines = [f"kvmpy: {verdict}"]
+    shown = not arguments.no_autopsy and _is_failure(verdict) and (isinstance(verdict, Crashed) or not arguments.quiet)
+    wanted = _is_failure(verdict) or verdict == Stopped("interrupt")
+    if shown or (arguments.autopsy is not None and wanted):
+        from kvmpy.cli.autopsy import page, save
 
-        lines = [f"kvmpy: {verdict}", *crash_lines(machine, verdict)]
-        result["crash"] = crash_data(machine, verdict)
+        found = machine.autopsy(verdict)
+        if shown:
+            lines += page(found, sys.stderr)
+        if arguments.autopsy is not None:
+            save(found, arguments.autopsy)
+        result["autopsy"] = found.as_dict()
     arguments.result = result
     return lines
+
+
+def _is_failure(verdict: Verdict) -> bool:
+    """It crashed, hangs, or did not come to an end in its time."""
+    return isinstance(verdict, (Crashed, Halted)) or verdict == Stopped("timeout")
 
 
 def _as_json(verdict: Verdict, code: int) -> dict[str, Any]:

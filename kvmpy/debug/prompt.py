@@ -34,6 +34,7 @@ walk(address)  tables()  page tables: of one address, all of them
 ps()  lsmod()  dmesg() of a Linux guest
 send("text\\n")         input for the guest's first serial port
 reset()                off and on again
+autopsy()              what the guest did last, and why it goes on no more
 use(1)                 the words above are about CPU 1 from now on
 
 machine, cpu, mem      the machine; the CPU in use: cpu.registers.rax = 5; memory: mem.read(0x7c00, 16)
@@ -61,7 +62,7 @@ class Prompt:
     def names(self) -> dict[str, Any]:
         """What a prompt has by name."""
         words = ("step", "cont", "until", "point", "watch", "points", "clear", "regs", "where", "bt", "disasm", "x", "value", "symbol",
-                 "walk", "tables", "ps", "lsmod", "dmesg", "send", "reset", "use", "help_")  # fmt: skip
+                 "walk", "tables", "autopsy", "ps", "lsmod", "dmesg", "send", "reset", "use", "help_")  # fmt: skip
         self._names.update({word: getattr(self, word) for word in words})
         self._names.update(machine=self.machine, mem=self.machine.memory, symbols=self.machine.symbols, cpu=self.machine.cpu[0])
         return self._names
@@ -108,9 +109,7 @@ class Prompt:
             what = "breakpoint" if stop.hit.kind in ("software", "hardware") else f"{stop.hit.kind} of {stop.hit.address:#x}"
             lines.append(f"[{what}]")
         if isinstance(stop.verdict, Crashed):
-            from kvmpy.debug.report import crash_lines
-
-            return Text("\n".join([*lines, *crash_lines(self.machine, stop.verdict)]))
+            return Text("\n".join([*lines, str(self.machine.autopsy(stop.verdict))]))
         return Text("\n".join([*lines, *self._here()]))
 
     def _here(self) -> list[str]:
@@ -220,6 +219,10 @@ class Prompt:
     def tables(self) -> Any:
         """All that the page tables map."""
         return self.machine.page_table(self.current)
+
+    def autopsy(self) -> Any:
+        """Everything about the guest's end, or its present state."""
+        return self.machine.autopsy()
 
     def ps(self) -> Any:
         """Processes of a Linux guest."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 from kvmpy.host.chars import CharEnd, Receive
+
+
+KEPT = 2000
+"""Writes whose bytes are kept: a serial port writes them one by one."""
 
 
 class Tap(CharEnd):
@@ -14,6 +19,7 @@ class Tap(CharEnd):
         self.end = end
         self.written = 0
         """Bytes of output so far."""
+        self._last: deque[bytes] = deque(maxlen=KEPT)
         self._tail = b""
         self._watches: dict[bytes, Callable[[], None]] = {}
 
@@ -27,9 +33,14 @@ class Tap(CharEnd):
         if not self._watches:
             self._tail = b""
 
+    def last(self, size: int = KEPT) -> bytes:
+        """The end of the output, up to so many bytes."""
+        return b"".join(self._last)[-size:]
+
     def write(self, data: bytes) -> None:
         self.end.write(data)
         self.written += len(data)
+        self._last.append(data)
         if self._watches:
             seen = self._tail + data
             for text, call in tuple(self._watches.items()):

@@ -3,6 +3,7 @@
 #define KVMPY_KVM_GLUE_H
 
 #include "abi/abi.h"
+#include "abi/history.inc"
 #include "kvm/glue.inc"
 
 #endif

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #endif
 #include "kvm/glue.h"
+#include "history.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -81,20 +82,29 @@ int kvm_vcpu_run(int fd, struct kvm_run *run, struct kvm_runner *runner)
         if (error)
             return error;
     }
+    exits_answered(&runner->exits, run);
     __atomic_store_n(&runner->tid, own_tid, __ATOMIC_SEQ_CST);
     int error;
     do {
         error = ioctl(fd, KVM_RUN, 0) < 0 ? errno : 0;
     } while (error == EAGAIN && !__atomic_load_n(&run->immediate_exit, __ATOMIC_SEQ_CST));
     __atomic_store_n(&runner->tid, 0, __ATOMIC_SEQ_CST);
-    if (!error)
+    if (!error) {
+        exits_add(&runner->exits, run, run->kvm_valid_regs & KVM_SYNC_X86_REGS ? run->s.regs.regs.rip : 0);
         return (int)run->exit_reason;
+    }
     if (error == EINTR || error == EAGAIN) {
         __atomic_store_n(&run->immediate_exit, 0, __ATOMIC_SEQ_CST);
         run->exit_reason = KVM_EXIT_INTR;
         return KVM_EXIT_INTR;
     }
     return -error;
+}
+
+void kvm_vcpu_exits(const struct kvm_run *run, struct kvm_runner *runner, struct kp_exits *exits)
+{
+    exits_answered(&runner->exits, run);
+    *exits = runner->exits;
 }
 
 void kvm_vcpu_kick(struct kvm_run *run, struct kvm_runner *runner)

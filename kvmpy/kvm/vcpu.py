@@ -12,6 +12,7 @@ from kvmpy.kvm.stats import Statistics, open_statistics
 from kvmpy.native import CData, check, ffi, lib
 
 if TYPE_CHECKING:
+    from kvmpy.history import Delivery, ExitNote
     from kvmpy.kvm.vm import KvmVm
 
 MOST_PARTS = 64
@@ -34,6 +35,8 @@ class KvmVcpu(KvmFile):
         self.record: CData = self._mapping.pointer
         self._bytes = ffi.cast("uint8_t *", self.record)
         self._runner = ffi.new("struct kvm_runner *")
+        # Every exit is noted with its RIP; this spares the call for it.
+        self.record.kvm_valid_regs = vm.check_extension(lib.KVM_CAP_SYNC_REGS) & lib.KVM_SYNC_X86_REGS
         self._statistics: Statistics | None = None
         self._dirty_ring: Mapping | None = None
         self._dirty_next = ffi.new("uint32_t *")
@@ -249,6 +252,19 @@ class KvmVcpu(KvmFile):
         events.exception.injected, events.exception.pending, events.exception.nr = 1, 0, vector
         events.exception.has_error_code, events.exception.error_code = int(error is not None), error or 0
         self.set_events(events)
+
+    # What it did last.
+
+    def exits(self) -> list[ExitNote]:
+        from kvmpy.history import exit_notes
+
+        ring = ffi.new("struct kp_exits *")
+        lib.kvm_vcpu_exits(self.record, self._runner, ring)
+        return exit_notes(ring)
+
+    def deliveries(self) -> list[Delivery]:
+        """KVM delivers events by itself and tells nobody."""
+        return []
 
     # Time.
 

@@ -91,7 +91,7 @@ def _merged(image: bytes, own: bytes) -> bytes:
     return bytes(result)
 
 
-class _State:
+class VcpuState:
     """The vCPU's state before the instruction, and how it goes over and back."""
 
     def __init__(self, vcpu: Vcpu) -> None:
@@ -166,7 +166,7 @@ def finish_instruction(memory: Any, vcpu: Vcpu, serve: Serve | None = None) -> b
         assistant = _assistants[memory] = _Assistant()
     assistant.show_memory(memory)
     soft = assistant.cpu_for(vcpu)
-    state = _State(vcpu)
+    state = VcpuState(vcpu)
     state.load(soft)
     for _ in range(MOST_EXITS):
         reason = soft.step(1)

@@ -9,6 +9,7 @@ from kvmpy.errors import HostError
 from kvmpy.native import CData, check, ffi, lib
 
 if TYPE_CHECKING:
+    from kvmpy.history import Delivery, ExitNote
     from kvmpy.soft.vm import SoftVm
 
 RECORD_BYTES = 3 * 4096
@@ -211,6 +212,22 @@ class SoftVcpu:
     def answer(self, values: list[int]) -> None:
         """What the access that a rule has stopped reads or writes: in place of the record's data from the second on."""
         check("kp_vcpu_trace_answer", lib.kp_vcpu_trace_answer(self._pointer(), values, len(values)))
+
+    # What it did last.
+
+    def exits(self) -> list[ExitNote]:
+        from kvmpy.history import exit_notes
+
+        ring = ffi.new("struct kp_exits *")
+        lib.kp_vcpu_exits(self._pointer(), ring)
+        return exit_notes(ring)
+
+    def deliveries(self) -> list[Delivery]:
+        from kvmpy.history import deliveries
+
+        ring = ffi.new("struct kp_deliveries *")
+        lib.kp_vcpu_deliveries(self._pointer(), ring)
+        return deliveries(ring)
 
     # Time and counters.
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "abi/abi.h"
+#include "abi/history.inc"
 #include "abi/core.inc"
 #include "iovector.inc"
 #include "devices/virtio/vring.inc"

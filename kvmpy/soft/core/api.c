@@ -587,6 +587,14 @@ static const char *const statistic_name[STAT_COUNT] = {
     "instructions", "blocks_built", "blocks_dropped", "code_flushes", "tlb_fills", "page_faults", "exceptions", "interrupts",
     "io_exits", "mmio_exits", "halts", "alone"};
 
+void kp_vcpu_exits(Cpu *c, struct kp_exits *exits)
+{
+    exits_answered(&c->run->exits, c->record);
+    *exits = c->run->exits;
+}
+
+void kp_vcpu_deliveries(Cpu *c, struct kp_deliveries *deliveries) { *deliveries = c->run->deliveries; }
+
 uint64_t kp_vcpu_statistic(Cpu *c, uint32_t which)
 {
     return which < STAT_COUNT ? which == STAT_INSTRUCTIONS ? cpu_icount(c) : c->stat[which] : 0;

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "abi/abi.h"
+#include "abi/history.inc"
 #include "abi/core.inc"
 
 #define likely(x) __builtin_expect(!!(x), 1)

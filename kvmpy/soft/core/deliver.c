@@ -202,10 +202,21 @@ static void deliver_long(Cpu *c, const Insn *i, const Event *e)
     cpu_update_mode(c);
 }
 
+struct kp_delivery *note_delivery(Cpu *c, int vector, int kind, bool has_error, uint32_t error, uint64_t rip)
+{
+    struct kp_deliveries *all = &c->run->deliveries;
+    struct kp_delivery *d = &all->entry[all->count++ % KP_DELIVERIES];
+    *d = (struct kp_delivery){.rip = fetch_address(c, rip), .cr2 = vector == EXC_PF ? c->cr2 : 0, .retired = cpu_icount(c),
+                              .error = error, .vector = (uint8_t)vector, .kind = (uint8_t)kind, .has_error = has_error,
+                              .outcome = KP_DELIVERY_FAILED};
+    return d;
+}
+
 void deliver_event(Cpu *c, const Insn *i, int vector, int kind, bool has_error, uint32_t error, uint64_t return_rip)
 {
     Event e = {.vector = vector, .kind = kind, .has_error = has_error, .error = error,
                .ext = kind != EVENT_SOFT_INT, .rip = return_rip};
+    struct kp_delivery *noted = note_delivery(c, vector, kind, has_error, error, return_rip);
     trace_delivery(c, i, vector, kind, has_error, error);
     if (!(c->cr0 & CR0_PE))
         deliver_real(c, i, &e);
@@ -216,6 +227,7 @@ void deliver_event(Cpu *c, const Insn *i, int vector, int kind, bool has_error, 
     if (vector == EXC_DB)
         c->dr[7] &= ~0x2000ull; /* GD: the handler may use the debug registers */
     c->shadow = 0;
+    noted->outcome = KP_DELIVERY_TAKEN;
 }
 
 void cpu_deliver(Cpu *c, int vector, int kind, bool has_error, uint32_t error)

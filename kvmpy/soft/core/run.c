@@ -277,6 +277,8 @@ static void on_fault(Cpu *c)
         /* a fault of delivering an exception; interrupts count as benign */
         int first = r->delivering_kind == EVENT_EXCEPTION ? r->delivering : EXC_DB;
         int next = cpu_combine(first, vector);
+        if (next != vector)
+            note_delivery(c, vector, kind, has_error, error, c->rip)->outcome = KP_DELIVERY_MET;
         if (next < 0) {
             shutdown(c);
             return;
@@ -512,6 +514,8 @@ static void fill_record(Cpu *c)
     r->flags = 0;
     if (unlikely(c->vm->trace_served))
         trace_exit(c);
+    uint32_t cpl;
+    exits_add(&c->run->exits, r, kp_vcpu_position(c, &cpl));
     r->ready_for_interrupt_injection = !c->lapic && (c->eflags & FL_IF) && !c->shadow && c->queued_interrupt < 0;
 }
 
@@ -519,6 +523,7 @@ static void fill_record(Cpu *c)
 static void take_answers(Cpu *c)
 {
     struct RunState *r = c->run;
+    exits_answered(&r->exits, c->record);
     if (r->log_count && !r->log[r->log_count - 1].done) {
         LogEntry *e = &r->log[r->log_count - 1];
         if (r->log_rip != c->rip) { /* user space moved RIP: the instruction is not resumed */

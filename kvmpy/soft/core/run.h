@@ -3,6 +3,7 @@
 #define KP_RUN_H
 
 #include "block.h"
+#include "history.h"
 
 /* Why control came back to the run loop by a jump. */
 enum { UNWIND_FAULT = 1, UNWIND_ALONE, UNWIND_EXIT, UNWIND_SHUTDOWN };
@@ -64,6 +65,8 @@ struct RunState {
     bool slow_steps;  /* every instruction runs alone: TF, breakpoints, single-stepping by the host */
     uint64_t io_rip[IO_RIPS]; /* addresses of instructions that were seen to reach devices: blocks end behind them */
     uint64_t stop_at;    /* retired count of kp_vcpu_step, or NEVER */
+    struct kp_exits exits;
+    struct kp_deliveries deliveries;
 };
 
 enum {
@@ -94,6 +97,8 @@ void point_access(Cpu *c, const Insn *i, uint64_t linear, unsigned size, bool wr
 const Insn *exec_point(Cpu *c, const Insn *i);                     /* handler of a block that begins at an execution point */
 void exit_debug(Cpu *c, uint32_t exception, uint64_t dr6);         /* to user space with KVM_EXIT_DEBUG */
 uint64_t fetch_address(Cpu *c, uint64_t rip); /* linear address of code at an offset in CS */
+/* Notes an event on its way, for kp_vcpu_deliveries; `rip` is where it came, as an offset in CS. */
+struct kp_delivery *note_delivery(Cpu *c, int vector, int kind, bool has_error, uint32_t error, uint64_t rip);
 uint64_t insn_address(Cpu *c, const Insn *i);  /* of an instruction; while an event is delivered, where the vCPU stands */
 
 #endif
