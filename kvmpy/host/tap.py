@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from kvmpy.host.chars import CharEnd, Receive
 
-
 KEPT = 2000
 """Writes whose bytes are kept: a serial port writes them one by one."""
 

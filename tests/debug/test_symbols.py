@@ -6,7 +6,6 @@ from random import Random
 
 import pytest
 
-from kvmpy.debug.report import crash_data, crash_lines
 from kvmpy.debug.symbols import Symbols
 from kvmpy.errors import ImageError
 from kvmpy.machine import Machine
@@ -40,9 +39,10 @@ def test_the_report_names_the_function(image):
     with Machine("4M", backend="soft") as machine:
         verdict = machine.load(image).run(10)
         assert isinstance(verdict, Crashed)
-        (line,) = [line for line in crash_lines(machine, verdict) if line.startswith("=>")]
-        assert "<faulty+0x2>: 0f 0b" in line
-        assert crash_data(machine, verdict)["symbol"] == "faulty+0x2"
+        page = machine.autopsy(verdict)
+        (line,) = [line for line in page.lines() if line.startswith("  =>")]
+        assert "<faulty+0x2>: 0f0b" in line
+        assert page.as_dict()["vcpus"][0]["symbol"] == "faulty+0x2"
 
 
 def test_damaged_files_are_refused_or_read(image, tmp_path):

@@ -148,7 +148,7 @@ def test_crash(soft_machine, assemble):
     out = done.stdout
     assert "guest assertion failed: guest.c:7: 6 * 7 == 41 (got 0x2a, wanted 0x29)" in out
     assert "Captured stdout of guest (COM1)" in out and "booting" in out and "almost there" in out
-    assert "guest (autopsy)" in out and "=> 100005" in out and "ud2" in out and "triple fault" in out
+    assert "guest (autopsy)" in out and "=> 0x100005" in out and "ud2" in out and "triple fault" in out
     assert "testing/machine.py" not in out  # where the plugin raises is nobody's business
     kernel = next(case for case in ElementTree.parse(tmp_path / "out.xml").iter("testcase") if case.get("name") == "test_kernel")
     found = {one.get("name"): one.get("value") for one in kernel.iter("property")}

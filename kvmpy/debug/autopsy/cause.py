@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from kvmpy.debug.autopsy.tables import Tables
 from kvmpy.history import Delivery
 from kvmpy.x86 import EXCEPTIONS
@@ -67,7 +69,7 @@ def triple_fault(found: list[Delivery], tables: Tables) -> str:
         return "triple fault"
     parts = [f"{words(found[0])} at {tables.place(found[0].rip)}"]
     told = ""
-    for one, met in zip(found, found[1:], strict=False):
+    for one, met in pairwise(found):
         if one.outcome != "failed":
             continue
         why = failure(one, met, tables)

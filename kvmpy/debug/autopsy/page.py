@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kvmpy import x86
@@ -67,6 +68,7 @@ class Autopsy:
 def autopsy(machine: Machine, verdict: Verdict | None) -> Autopsy:
     """As Machine.autopsy."""
     main = getattr(verdict, "vcpu", 0)
+    messages = _messages(machine)  # first: it finds a kernel's symbols
     vcpus = [_vcpu(machine, cpu.index, whole=cpu.index == main) for cpu in machine.cpu]
     data: dict[str, Any] = {
         "format": FORMAT,
@@ -81,7 +83,7 @@ def autopsy(machine: Machine, verdict: Verdict | None) -> Autopsy:
         "vcpus": vcpus,
         "touched": touched(machine),
         "output": [printable(line) for line in machine.last_output().decode("utf-8", "replace").splitlines()[-_OUTPUT:]],
-        "messages": _messages(machine),
+        "messages": messages,
     }
     _look_ahead(machine, verdict, data)
     data["heading"] = _heading(machine, verdict, data)
@@ -252,7 +254,7 @@ def _look_ahead(machine: Machine, verdict: Verdict | None, data: dict[str, Any])
             one["samples"] = len(seen)
             one["spin"] = _guarded_places(machine, seen)
             if one is main and one["spin"]:
-                one["hot"] = _guarded(lambda: spin.hot_code(machine, index, seen, one["spin"][0]))
+                one["hot"] = _guarded(partial(spin.hot_code, machine, index, seen, one["spin"][0]))
 
 
 def _guarded_places(machine: Machine, seen: list[int | None]) -> list[dict[str, Any]]:
@@ -322,6 +324,9 @@ def render(data: dict[str, Any]) -> list[str]:
     title = f"vCPU {main['index']}: " if many else ""
     lines = [str(data["heading"])]
     lines.append(f"  {data['text']}; backend {data['backend']}, {data['seconds']:.2f} s" + (f", {data['image']}" if data["image"] else ""))
+    said = next((line for line in reversed(data["output"]) if line.strip()), "")
+    if said:
+        lines.append(f"  the last it wrote to its serial port: {said.strip()}")
     again = " (found by doing it again on the software CPU)" if main.get("reconstructed") else ""
     lines += _section(f"exceptions that led to it{again}", main.get("chain", []))
     lines += _section(f"{title}registers, at {main['place']}", main["dump"])
@@ -343,5 +348,6 @@ def render(data: dict[str, Any]) -> list[str]:
             lines += _section(f"vCPU {one['index']}, at {one['place']}", [one["state"], *frames, *spin.histogram(one.get("spin", [])[:2])])
     lines += _section("counters", counters(data["touched"]))
     lines += _section("the kernel's last messages", data["messages"])
-    lines += _section("the end of the serial output", data["output"])
+    if not data["messages"] or data["output"][-1:] != data["messages"][-1:]:
+        lines += _section("the end of the serial output", data["output"])
     return lines

@@ -17,23 +17,23 @@ _BAR = 20
 
 def places(machine: Machine, samples: list[int | None]) -> list[dict[str, Any]]:
     """Functions, or 64 bytes where none is known, by how often a sample lay there; the lowest and the highest address seen."""
-    found: dict[str, list[int]] = {}
+    found: dict[str | int, list[int]] = {}
     for address in samples:
         if address is None:
             found.setdefault("in HLT", [])
             continue
         symbol = machine.symbols.find(address)
-        found.setdefault(symbol[0].name if symbol else f"{address // _REACH * _REACH:#x}", []).append(address)
+        found.setdefault(symbol[0].name if symbol else address // _REACH, []).append(address)
     halted = sum(address is None for address in samples)
-    rows = [
-        {
-            "place": name, "count": len(seen) or halted, "share": (len(seen) or halted) / len(samples),
+    rows = []
+    for name, seen in sorted(found.items(), key=lambda item: -(len(item[1]) or halted))[:MOST_PLACES]:
+        count = len(seen) or halted
+        rows.append({
+            "place": name if isinstance(name, str) else f"{min(seen):#x}-{max(seen):#x}", "count": count, "share": count / len(samples),
             "first": min(seen, default=None), "last": max(seen, default=None),
             "hottest": Counter(seen).most_common(1)[0][0] if seen else None,
-        }
-        for name, seen in found.items()
-    ]
-    return sorted(rows, key=lambda row: -row["count"])[:MOST_PLACES]
+        })  # fmt: skip
+    return rows
 
 
 def hot_code(machine: Machine, index: int, samples: list[int | None], row: dict[str, Any]) -> list[str]:

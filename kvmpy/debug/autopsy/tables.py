@@ -9,10 +9,12 @@ from kvmpy import x86
 from kvmpy.debug.code import read_linear
 from kvmpy.debug.pagewalk import walk
 from kvmpy.regs import code_width
+from kvmpy.x86 import EXCEPTIONS
 
 CHECKED = (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14, 16, 17, 18, 19)
 """Vectors of exceptions that every system can meet."""
 _MOST_PROBLEMS = 8
+_EMPTY = "gate {} is empty"
 _GATES = {0x5: "task gate", 0x6: "16-bit interrupt gate", 0x7: "16-bit trap gate", 0xE: "interrupt gate", 0xF: "trap gate"}
 _ALL = (1 << 64) - 1
 
@@ -80,7 +82,7 @@ class Tables:
         gate = int.from_bytes(data, "little")
         kind, selector = gate >> 40 & 0x1F, gate >> 16 & 0xFFFF
         if kind not in _GATES or (self.long and kind not in (0xE, 0xF)):
-            return f"gate {vector} is no gate (type {kind:#x})" if gate else f"gate {vector} is empty"
+            return f"gate {vector} is no gate (type {kind:#x})" if gate else _EMPTY.format(vector)
         if not gate >> 47 & 1:
             return f"gate {vector} is not present"
         return "" if kind == 5 else self._target_problem(vector, gate, selector)
@@ -131,7 +133,9 @@ class Tables:
             f"IDT at {int(s.idt.base):#x}, limit {int(s.idt.limit):#x}: room for {self.gates} {'gates' if self.protected else 'vectors'}, "
             f"{len(CHECKED) - len(problems)} of {len(CHECKED)} exceptions have a usable one"
         )
-        different = list(dict.fromkeys(problems))
+        empty = [vector for vector in CHECKED if self.gate_problem(vector) == _EMPTY.format(vector)]
+        different = [f"no gate for {' '.join(EXCEPTIONS[vector] for vector in empty)}: empty"] if len(empty) > 1 else []
+        different += [problem for problem in dict.fromkeys(problems) if not (different and problem.endswith("is empty"))]
         lines += [f"  {problem}" for problem in different[:_MOST_PROBLEMS]]
         if len(different) > _MOST_PROBLEMS:
             lines.append(f"  and {len(different) - _MOST_PROBLEMS} more")

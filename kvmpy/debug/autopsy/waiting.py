@@ -29,7 +29,8 @@ class Waiting:
         self._events = vcpu.get_events()
         self._page = bytes(ffi.buffer(vcpu.get_lapic().regs))
         sregs = vcpu.get_sregs()
-        self._apic_on = bool(int(sregs.apic_base) & 1 << 11 and self._word(_SVR) & 1 << 8)
+        self._apic_there = bool(int(sregs.apic_base) & 1 << 11)
+        self._apic_on = self._apic_there and bool(self._word(_SVR) & 1 << 8)
         self._deadline = vcpu.get_msrs([x86.MSR_TSC_DEADLINE]).get(x86.MSR_TSC_DEADLINE, 0)
         self._chips: list[Any] = [machine.vm.get_irqchip(number) for number in range(3)]
         self._boot = bool(int(sregs.apic_base) & 1 << 8)
@@ -59,7 +60,7 @@ class Waiting:
         if not self._boot:
             return False
         lint0 = self._word(_LVT_LINT0)
-        if not self._apic_on or (not lint0 & _MASKED and lint0 >> 8 & 7 == _EXTINT):
+        if not self._apic_there or (not lint0 & _MASKED and lint0 >> 8 & 7 == _EXTINT):
             return True
         first = int(self._chips[2].chip.ioapic.redirtbl[0].bits)
         return not first & _MASKED and first >> 8 & 7 == _EXTINT
@@ -77,7 +78,7 @@ class Waiting:
             if not master.imr >> 2 & 1:
                 lines += [8 + line for line in range(8) if not slave.imr >> line & 1]
             found += [f"8259 IRQ {line}{f' ({_LEGACY[line]})' if line in _LEGACY else ''}" for line in lines]
-        for pin in range(24):
+        for pin in range(24 if self._apic_on else 0):
             entry = int(self._chips[2].chip.ioapic.redirtbl[pin].bits)
             if not entry & _MASKED and entry & 0xFF:
                 found.append(f"I/O APIC pin {pin} (vector {entry & 0xFF:#x})")
