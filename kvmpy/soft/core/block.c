@@ -360,6 +360,8 @@ static Block *build(Cpu *c, const TlbEntry *e, uint64_t linear)
         b->insn[n].left = (uint8_t)(b->count - n);
     b->code = NULL;
     b->heat = 0;
+    b->shared_misses = 0;
+    b->unshared = false;
     b->first = b->insn[0].exec;
     if (c->vm->translator && !point && !told) {
         b->heat = c->vm->translator->threshold;

@@ -24,6 +24,8 @@ struct Block {
     exec_fn first;       /* handler of the first instruction where insn[0].exec counts runs or enters the translation */
     uint8_t *code;       /* its translation (writable address), or NULL */
     uint32_t code_size;
+    uint8_t shared_misses; /* how often a check for several accesses has failed; many: each gets its own */
+    bool unshared;
     uint16_t by_memory;  /* offset of the entry for flags in native_flags; the one for flags in RFLAGS is at 0 */
     uint16_t refusal;    /* offset of what sets RIP to the block's and leaves, flags in RFLAGS */
     uint16_t refusal_by_memory;

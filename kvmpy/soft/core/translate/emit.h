@@ -20,8 +20,17 @@ typedef struct {
     const Insn *insn; /* NULL: an exit to `target` */
     uint64_t target;
     const Insn *before; /* done first, in the stub; NULL: nothing */
+    bool shared;      /* it checks for several instructions: no way back */
     Flags flags;      /* where they are where the stub is entered */
 } Stub;
+
+/* A check that holds for more than one instruction, see share.c: SLOT_HELD has the host address of `base` + low. */
+typedef struct {
+    bool valid, write;
+    uint8_t base;      /* guest register, or ZERO_REG */
+    int64_t low, high; /* what was checked, from the register's value then */
+    int64_t moved;     /* what the register has been moved by since */
+} Held;
 
 typedef struct Emit {
     Code code;
@@ -30,6 +39,7 @@ typedef struct Emit {
     Block *b;
     const Insn *i; /* the present instruction */
     Flags flags;
+    Held held;
     Stub stub[STUBS];
     unsigned stub_count;
     bool forget; /* nobody sees the flags behind the present instruction that were there before it */
@@ -63,9 +73,23 @@ void emit_check(Emit *e, unsigned size, int kind);
 /* The ModRM operand's address in rcx; false where the emitter has no form for it (nothing is written then). */
 bool emit_addressable(const Insn *i);
 bool emit_address(Emit *e);
-/* Both; and one register of them: the operand is at [rcx] then, and rax is free. */
-bool emit_operand(Emit *e, unsigned size, int kind);
-static inline void emit_join(Emit *e) { emit_lea(&e->code, H_RCX, rm_mem2(H_RAX, H_RCX)); }
+/* Both: the operand is where `out` says, [rax + rcx] or [rcx + n]; once joined it is the latter, and rax is free. */
+bool emit_operand(Emit *e, unsigned size, int kind, Rm *out);
+static inline void emit_join_registers(Emit *e) { emit_lea(&e->code, H_RCX, rm_mem2(H_RAX, H_RCX)); }
+static inline void emit_join(Emit *e, Rm *operand)
+{
+    if (operand->index < 0)
+        return;
+    emit_join_registers(e);
+    *operand = rm_mem(H_RCX, 0);
+}
+/* An operand at base + disp by a check that is shared; false: there is none, and nothing to share it with. */
+bool emit_shared(Emit *e, unsigned base, int64_t disp, unsigned size, int kind, Rm *out);
+void held_after(Emit *e); /* the present instruction is written */
+/* Size and direction of the ModRM memory operand of an instruction that has an emitter. */
+bool emit_memory_operand(const Insn *i, unsigned *size, bool *write);
+bool copy_operand(const Insn *i, unsigned *size, bool *write);
+bool vector_operand(const Insn *i, unsigned *size, bool *write);
 /* Failing checks of this instruction come back here. */
 void emit_resume(Emit *e);
 /* Failing checks of this instruction let the interpreter do it, and go on from there. */

@@ -97,14 +97,10 @@ static bool copy(Emit *e, unsigned op, const Form *f, int extension, unsigned wr
     op |= width == 8 ? OP_W : width == 2 ? OP_66 : 0;
     Rm operand;
     if (memory) {
-        if (!emit_operand(e, f->rm_size, writes & WRITES_RM ? CHECK_WRITE : CHECK_READ))
+        if (!emit_operand(e, f->rm_size, writes & WRITES_RM ? CHECK_WRITE : CHECK_READ, &operand))
             return false;
-        if (host_flags || (has_reg && host_register[reg] == IN_MEMORY)) {
-            emit_join(e);
-            operand = rm_mem(H_RCX, 0);
-        } else {
-            operand = rm_mem2(H_RAX, H_RCX);
-        }
+        if (host_flags || (has_reg && host_register[reg] == IN_MEMORY))
+            emit_join(e, &operand);
         if (i->prefix & PFX_LOCK)
             op |= OP_LOCK;
     } else {
@@ -141,6 +137,15 @@ static bool copy_insn(Emit *e, bool compare)
         return false; /* both results are for one register */
     unsigned writes = compare ? 0 : exchange ? WRITES_RM | WRITES_REG : f.rm_first ? WRITES_RM : WRITES_REG;
     return copy(e, op, &f, (int)extension, writes, read, changed);
+}
+
+bool copy_operand(const Insn *i, unsigned *size, bool *write)
+{
+    Form f = form_of(i);
+    bool exchange = i->id == INSN_xchg_EbGb || i->id == INSN_xchg_EvGv || i->id == INSN_xadd_EbGb || i->id == INSN_xadd_EvGv;
+    *size = f.rm_size;
+    *write = exchange || (f.rm_first && emitter[i->id] != translate_compare);
+    return f.rm_size != 0;
 }
 
 EMITTER(translate_copy) { return copy_insn(e, false); }

@@ -10,35 +10,43 @@ static void move_sp(Emit *e, int32_t by)
     emit_op(&e->code, 0x8du | (stack_size(e) == 8 ? OP_W : 0), sp, rm_mem(sp, by));
 }
 
-/* The place for a push at [rax + rcx]. */
-static void push_place(Emit *e)
+/* The place for a push. */
+static Rm push_place(Emit *e)
 {
     unsigned size = stack_size(e);
+    Rm place;
+    if (size == 8 && emit_shared(e, RSP, -8, 8, CHECK_WRITE, &place))
+        return place;
     flags_keep(e);
     emit_op(&e->code, 0x8du | (size == 8 ? OP_W : 0), H_RCX, rm_mem(host_register[RSP], -(int32_t)size));
     emit_check(e, size, CHECK_WRITE);
+    return rm_mem2(H_RAX, H_RCX);
 }
 
-/* rcx or, in 32-bit mode, ecx = the stack's top. */
-static void load_top(Emit *e, int base)
+/* The stack's top, or where RBP points. */
+static Rm top_place(Emit *e, unsigned base)
 {
     unsigned size = stack_size(e);
+    Rm place;
+    if (size == 8 && emit_shared(e, base, 0, 8, CHECK_READ, &place))
+        return place;
     flags_keep(e);
-    emit_op(&e->code, 0x89u | size_op(size), base, rm_reg(H_RCX));
+    emit_op(&e->code, 0x89u | size_op(size), host_register[base], rm_reg(H_RCX));
     emit_check(e, size, CHECK_READ);
+    return rm_mem2(H_RAX, H_RCX);
 }
 
 static void push_constant(Emit *e, uint64_t value)
 {
     unsigned size = stack_size(e);
-    push_place(e);
+    Rm place = push_place(e);
     if (size == 4 || (int64_t)value == (int32_t)value) {
-        emit_op(&e->code, 0xc7u | size_op(size), 0, rm_mem2(H_RAX, H_RCX));
+        emit_op(&e->code, 0xc7u | size_op(size), 0, place);
         put32(&e->code, (uint32_t)value);
     } else {
-        emit_join(e);
+        emit_join(e, &place);
         emit_constant(&e->code, H_RAX, value);
-        emit_store(&e->code, rm_mem(H_RCX, 0), H_RAX);
+        emit_store(&e->code, place, H_RAX);
     }
     move_sp(e, -(int32_t)size);
 }
@@ -47,12 +55,10 @@ EMITTER(translate_push)
 {
     if (!usual(e))
         return false;
-    push_place(e);
-    Rm to = rm_mem2(H_RAX, H_RCX);
+    Rm to = push_place(e);
     int from = host_register[e->i->rm];
     if (from == IN_MEMORY) {
-        emit_join(e);
-        to = rm_mem(H_RCX, 0);
+        emit_join(e, &to);
         from = guest_value(e, e->i->rm, H_RAX);
     }
     emit_op(&e->code, 0x89u | size_op(stack_size(e)), from, to);
@@ -74,8 +80,7 @@ EMITTER(translate_pop)
 {
     if (!usual(e))
         return false;
-    load_top(e, host_register[RSP]);
-    emit_op(&e->code, 0x8bu | size_op(stack_size(e)), H_RAX, rm_mem2(H_RAX, H_RCX));
+    emit_op(&e->code, 0x8bu | size_op(stack_size(e)), H_RAX, top_place(e, RSP));
     move_sp(e, (int32_t)stack_size(e));
     guest_assign(e, e->i->rm, H_RAX);
     emit_resume(e);
@@ -87,8 +92,7 @@ EMITTER(translate_leave)
     if (!usual(e))
         return false;
     unsigned size = stack_size(e), op = 0x8du | (size == 8 ? OP_W : 0);
-    load_top(e, host_register[RBP]);
-    emit_op(&e->code, 0x8bu | size_op(size), H_RAX, rm_mem2(H_RAX, H_RCX));
+    emit_op(&e->code, 0x8bu | size_op(size), H_RAX, top_place(e, RBP));
     emit_op(&e->code, op, host_register[RSP], rm_mem(host_register[RBP], (int32_t)size));
     guest_assign(e, RBP, H_RAX);
     emit_resume(e);
@@ -133,9 +137,10 @@ static bool load_target(Emit *e)
         return false;
     flags_to_memory(e);
     if (i->flags & INSN_MEM) {
-        if (!emit_operand(e, stack_size(e), CHECK_READ))
+        Rm operand;
+        if (!emit_operand(e, stack_size(e), CHECK_READ, &operand))
             return false;
-        emit_op(&e->code, op, H_RCX, rm_mem2(H_RAX, H_RCX));
+        emit_op(&e->code, op, H_RCX, operand);
     } else {
         emit_op(&e->code, op, H_RCX, guest_rm(i->rm));
     }
@@ -176,8 +181,7 @@ EMITTER(translate_ret)
         return false;
     unsigned size = stack_size(e);
     flags_to_memory(e);
-    load_top(e, host_register[RSP]);
-    emit_op(&e->code, 0x8bu | size_op(size), H_RCX, rm_mem2(H_RAX, H_RCX));
+    emit_op(&e->code, 0x8bu | size_op(size), H_RCX, top_place(e, RSP));
     emit_lookup(e);
     move_sp(e, (int32_t)(size + e->i->imm));
     jump_rax(e);

@@ -10,10 +10,9 @@ EMITTER(translate_mul)
     unsigned size = size_of_operand(i);
     Rm operand;
     if (i->flags & INSN_MEM) {
-        if (!emit_operand(e, size, CHECK_READ))
+        if (!emit_operand(e, size, CHECK_READ, &operand))
             return false;
-        emit_join(e);
-        operand = rm_mem(H_RCX, 0);
+        emit_join(e, &operand);
     } else {
         if (size == 1 && high_byte(i->rm))
             return false;
@@ -35,9 +34,11 @@ static bool load_divisor(Emit *e, unsigned size)
         return false;
     unsigned op = 0x8bu | (size == 8 ? OP_W : 0);
     if (i->flags & INSN_MEM) {
-        if (!emit_operand(e, size, CHECK_READ))
+        Rm operand;
+        if (!emit_operand(e, size, CHECK_READ, &operand))
             return false;
-        emit_op(&e->code, op, H_RCX, rm_mem2(H_RAX, H_RCX));
+        flags_keep(e);
+        emit_op(&e->code, op, H_RCX, operand);
     } else {
         flags_keep(e);
         emit_op(&e->code, op, H_RCX, guest_rm(i->rm));
@@ -93,14 +94,29 @@ EMITTER(translate_cmpxchg)
         return false;
     if (size == 1)
         reg >>= 3;
-    if (host_register[reg] == IN_MEMORY || !emit_operand(e, size, CHECK_WRITE))
+    Rm operand;
+    if (host_register[reg] == IN_MEMORY || !emit_operand(e, size, CHECK_WRITE, &operand))
         return false;
-    emit_join(e);
+    emit_join(e, &operand);
     emit_mov(&e->code, H_RAX, host_register[RAX]);
     emit_op(&e->code, (size == 1 ? 0xb0u : 0xb1u) | K_0F | size_op(size) | (i->prefix & PFX_LOCK ? OP_LOCK : 0), host_register[reg],
-            rm_mem(H_RCX, 0));
+            operand);
     emit_mov(&e->code, host_register[RAX], H_RAX);
     flags_written(e);
     emit_resume(e);
     return true;
+}
+
+bool emit_memory_operand(const Insn *i, unsigned *size, bool *write)
+{
+    emit_fn fn = emitter[i->id];
+    if (fn == translate_vector)
+        return vector_operand(i, size, write);
+    if (fn == translate_jmp_ev || fn == translate_call_ev || fn == translate_mul || fn == translate_div || fn == translate_idiv ||
+        fn == translate_cmpxchg) {
+        *size = size_of_operand(i);
+        *write = fn == translate_cmpxchg;
+        return true;
+    }
+    return copy_operand(i, size, write);
 }

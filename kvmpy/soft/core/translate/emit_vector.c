@@ -118,6 +118,16 @@ bool vector_instruction(unsigned id)
            host_has(info->feature);
 }
 
+bool vector_operand(const Insn *i, unsigned *size, bool *write)
+{
+    Form f;
+    if (!form_of(i, &f))
+        return false;
+    *size = f.size;
+    *write = f.rm_first;
+    return true;
+}
+
 EMITTER(translate_vector)
 {
     const Insn *i = e->i;
@@ -133,17 +143,21 @@ EMITTER(translate_vector)
     Rm operand;
     bool through_rax = false; /* a general register that lives in memory */
     if (memory) {
-        if (!emit_operand(e, f.size, f.rm_first ? CHECK_WRITE : CHECK_READ))
+        if (!emit_operand(e, f.size, f.rm_first ? CHECK_WRITE : CHECK_READ, &operand))
             return false;
-        operand = rm_mem2(H_RAX, H_RCX);
         if (aligned) {
-            put8(o, 0xf6); /* test cl, 15: the offset in the page has the address's low bits */
-            put8(o, 0xc1);
+            flags_keep(e);
+            bool joined = operand.index < 0;
+            if (joined)
+                emit_lea(o, H_RAX, operand);
+            put8(o, 0xf6); /* test cl or al, 15: the offset in the page has the address's low bits, and so has the host's address */
+            put8(o, joined ? 0xc0 : 0xc1);
             put8(o, 15);
             emit_guard(e, CC_NE);
+            flags_clobbered(e);
         }
         if (f.reg_general && host_register[i->reg] == IN_MEMORY)
-            emit_join(e), operand = rm_mem(H_RCX, 0);
+            emit_join(e, &operand);
     } else if (f.rm_general) {
         through_rax = host_register[i->rm] == IN_MEMORY;
         operand = rm_reg(through_rax ? H_RAX : host_register[i->rm]);

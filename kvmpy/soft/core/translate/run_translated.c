@@ -11,6 +11,8 @@
 #include "exec.h"
 #include "run.h"
 
+#define SHARED_MISSES 16
+
 /* AX as LAHF and SETO AL leave it. */
 static uint32_t to_native(uint32_t flags) { return (flags & 0xd5) << 8 | 0x200 | (flags >> 11 & 1); }
 static uint32_t from_native(uint32_t ax) { return (ax >> 8 & 0xd5) | (ax & 1) << 11; }
@@ -81,6 +83,17 @@ static void take_gs(Cpu *c)
 
 static CodeTarget *target_of(Cpu *c, uint64_t rip) { return &c->code_target[(rip ^ rip >> 12) % CODE_TARGETS]; }
 
+/* A range that lies across a page's end fails whenever it is used: its block is translated anew, with a check for each access. */
+static void count_shared_miss(Cpu *c, Block *b)
+{
+    if (!b->code || ++b->shared_misses < SHARED_MISSES)
+        return;
+    translation_drop(c->vm, b);
+    b->unshared = true;
+    b->heat = 1;
+    b->insn[0].exec = exec_counted;
+}
+
 const Insn *exec_translated(Cpu *c, const Insn *i)
 {
     struct Translator *t = c->vm->translator;
@@ -96,7 +109,9 @@ const Insn *exec_translated(Cpu *c, const Insn *i)
         c->budget += BLOCK_MAX;
         cc_explicit(c, from_native(c->native_flags));
         if (!(left & LEFT_EXIT)) {
-            const Insn *next = (const Insn *)(uintptr_t)left;
+            const Insn *next = (const Insn *)(uintptr_t)(left & ~(uint64_t)LEFT_SHARED);
+            if (unlikely(left & LEFT_SHARED))
+                count_shared_miss(c, next->block);
             /* a first instruction that the translation does not do must not lead into it again */
             return next && next == next->block->insn ? next->block->first(c, next) : next;
         }

@@ -32,7 +32,7 @@ uint8_t *emit_guard(Emit *e, unsigned condition)
 
 void emit_resume(Emit *e)
 {
-    if (e->open)
+    if (e->open && !e->open->shared)
         e->open->resume = e->code.p;
     e->open = NULL;
 }
@@ -115,10 +115,14 @@ bool emit_address(Emit *e)
     return true;
 }
 
-bool emit_operand(Emit *e, unsigned size, int kind)
+bool emit_operand(Emit *e, unsigned size, int kind, Rm *out)
 {
-    if (!emit_addressable(e->i))
+    const Insn *i = e->i;
+    if (!emit_addressable(i))
         return false;
+    if (i->index == ZERO_REG && i->amask == ~0ull && i->seg < SEG_FS && emit_shared(e, i->base, (int64_t)i->disp, size, kind, out))
+        return true;
+    *out = rm_mem2(H_RAX, H_RCX);
     flags_keep(e);
     emit_address(e);
     emit_check(e, size, kind);
@@ -246,7 +250,7 @@ static void emit_stubs(Emit *e)
             s->flags = e->flags;
         }
         recover_flags(e, s->flags);
-        emit_constant(o, H_RAX, (uintptr_t)s->insn);
+        emit_constant(o, H_RAX, (uintptr_t)s->insn | (s->shared ? LEFT_SHARED : 0));
         if (s->resume) {
             emit_call(o, e->t, e->t->fallback);
             emit_jump(o, e->t, executable(e->t, s->resume));
@@ -359,6 +363,8 @@ static bool emit_insn(Emit *e)
     emit_fn fn = emitter[i->id];
     Code start = e->code;
     Flags flags = e->flags;
+    Held held = e->held;
+    unsigned stubs = e->stub_count;
     e->open = NULL;
     e->forget = false;
     if (fn) {
@@ -370,6 +376,8 @@ static bool emit_insn(Emit *e)
         }
         e->code = start;
         e->flags = flags;
+        e->held = held;
+        e->stub_count = stubs;
     }
     return false;
 }
@@ -402,6 +410,7 @@ static bool emit_block(Emit *e, const Insn *writer)
         if (emit_insn(e)) {
             if (end)
                 return true;
+            held_after(e);
             continue;
         }
         if (e->i == writer)
@@ -413,6 +422,7 @@ static bool emit_block(Emit *e, const Insn *writer)
             return true;
         }
         emit_handler(e);
+        e->held.valid = false;
     }
     e->i = &b->insn[b->count];
     emit_exit(e, e->i->next_rip, -1);

@@ -32,8 +32,9 @@ struct Translator {
     const uint8_t *load_vectors;
 };
 
-/* What `enter` gives: 0: to the run loop, RIP is set; an Exit with bit 0 set; else the instruction to go on with. */
+/* What `enter` gives: 0: to the run loop, RIP is set; an Exit with LEFT_EXIT; else the instruction to go on with. */
 #define LEFT_EXIT 1u
+#define LEFT_SHARED 2u /* with an instruction: a check for several has failed there */
 
 #define CODE_CACHE (32u << 20)
 #define EXIT_COUNT (1u << 18)
