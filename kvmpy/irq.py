@@ -38,3 +38,33 @@ class Line:
         self.set(0)
         self.set(1)
         self.set(0)
+
+
+class Inputs:
+    """The machine's interrupt inputs, each of which is high while any line on it is. `change` is called with GSI and level."""
+
+    def __init__(self, change: Callable[[int, int], None]) -> None:
+        self._change = change
+        self._high: dict[int, set[Line]] = {}
+
+    def high(self, gsi: int) -> set[Line]:
+        """The lines that hold an input high."""
+        return self._high.get(gsi, set())
+
+    def drive(self, line: Line, level: int) -> None:
+        """A line's new level."""
+        high = self._high.setdefault(line.gsi, set())
+        before = bool(high)
+        (high.add if level else high.discard)(line)
+        if bool(high) != before:
+            self._change(line.gsi, int(bool(high)))
+
+
+def lines_of(device: object) -> list[Line]:
+    """Interrupt lines among the attributes of a device, also in lists and tuples."""
+    found: list[Line] = []
+    for value in vars(device).values():
+        for item in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(item, Line) and item not in found:
+                found.append(item)
+    return found

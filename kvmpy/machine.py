@@ -19,11 +19,11 @@ from kvmpy.clock import HostClock, VirtualClock
 from kvmpy.cpu import Cpu
 from kvmpy.devices.base import Clock, Device
 from kvmpy.doorbells import Bell, Doorbells, make_doorbells
+from kvmpy.ends import End, Ends
 from kvmpy.errors import ConfigError, HostError, ImageError
-from kvmpy.host.chars import CharEnd, Null
 from kvmpy.host.images.magic import is_qcow2
 from kvmpy.host.tap import Tap
-from kvmpy.irq import Line
+from kvmpy.irq import Inputs, Line, lines_of
 from kvmpy.loop import Loop, MsrHandler
 from kvmpy.memory import GuestMemory
 from kvmpy.native import lib
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from kvmpy.trace.watch import Watch, Watcher
 
 Path = str | PathLike[str]
-End = CharEnd | str
 
 CLOSE_SECONDS = 10
 MOST_CPUS = 255
@@ -97,7 +96,7 @@ class Machine:
         self._idle = threading.Event()
         self._commanded = False
         self._seconds = 0.0
-        self._high: dict[int, set[Line]] = {}
+        self._inputs = Inputs(self._drive)
         self._warned: set[str] = set()
         self.ended: Verdict | None = None
         """How the last run ended."""
@@ -140,11 +139,12 @@ class Machine:
         self._doorbells = self._make_doorbells() if self.asynchronous else None
         self._watch_msrs()
 
-        ends = self._serial_ends(serial)
-        self.serial = ends[0]
+        ends = Ends(self._closers, on_quit=lambda: self.stop(Stopped("quit")))
+        serials = ends.of_serial_ports(serial)
+        self.serial = serials[0]
         """The end of COM1."""
-        self._taps = [Tap(end) for end in ends]
-        parts = Parts(self._taps, self._open_end(console or "none"), self.memory, (self.ports, self.mmio))
+        self._taps = [Tap(end) for end in serials]
+        parts = Parts(self._taps, ends.open(console or "none"), self.memory, (self.ports, self.mmio))
         self.board = make_board(machine, parts)
         """The devices of the machine type."""
         self.devices: list[Device] = []
@@ -217,36 +217,6 @@ class Machine:
         for vcpu in vcpus:
             vcpu.set_cpuid(entries_for(model, supported, vcpu.index, len(vcpus)))
 
-    def _serial_ends(self, serial: End | Sequence[End] | None) -> list[CharEnd]:
-        given: list[End | None]
-        if serial is None or isinstance(serial, (str, CharEnd)):
-            given = [serial]
-        else:
-            given = list(serial)
-        if not 1 <= len(given) <= 4:
-            raise ConfigError(f"{len(given)} serial ports: a machine has 1 to 4")
-        ends = [self._capture() if end is None else self._open_end(end) for end in given]
-        return ends + [Null() for _ in range(2 - len(ends))]
-
-    def _capture(self) -> CharEnd:
-        from kvmpy.host.capture import Capture
-
-        return Capture()
-
-    def _open_end(self, end: End) -> CharEnd:
-        if not isinstance(end, str):
-            return end
-        if end == "none":
-            return Null()
-        from kvmpy.host.ends import open_end
-        from kvmpy.host.terminal import Terminal
-
-        opened = open_end(end)
-        if isinstance(opened, Terminal):
-            opened.on_quit = lambda: self.stop(Stopped("quit"))
-        self._closers.append(opened.close)
-        return opened
-
     # What devices may ask (the Platform of kvmpy.devices.base).
 
     def stop(self, verdict: Verdict | None = None) -> None:
@@ -307,23 +277,19 @@ class Machine:
         place(device, self.ports, self.mmio)
         device.connect(self)
         for line in lines_of(device):
-            line.bind(self._drive)
+            line.bind(self._inputs.drive)
         self.devices.append(device)
         self._closers.append(device.close)
         return device
 
     def lines_high(self, gsi: int) -> set[Line]:
         """The lines that hold an interrupt input high."""
-        return self._high.get(gsi, set())
+        return self._inputs.high(gsi)
 
-    def _drive(self, line: Line, level: int) -> None:
-        high = self._high.setdefault(line.gsi, set())
-        before = bool(high)
-        (high.add if level else high.discard)(line)
-        if bool(high) != before:
-            if self.loop.tracer is not None:
-                self.loop.tracer.emit("line", None, gsi=line.gsi, level=int(bool(high)))
-            self.vm.irq_line(line.gsi, int(bool(high)))
+    def _drive(self, gsi: int, level: int) -> None:
+        if self.loop.tracer is not None:
+            self.loop.tracer.emit("line", None, gsi=gsi, level=level)
+        self.vm.irq_line(gsi, level)
 
     def _can_assist(self) -> bool:
         return self.vm.name == "kvm" and hasattr(lib, "kp_vm_create")
@@ -633,13 +599,3 @@ class Machine:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def lines_of(device: Device) -> list[Line]:
-    """Interrupt lines among the attributes of a device, also in lists and tuples."""
-    found: list[Line] = []
-    for value in vars(device).values():
-        for item in value if isinstance(value, (list, tuple)) else (value,):
-            if isinstance(item, Line) and item not in found:
-                found.append(item)
-    return found

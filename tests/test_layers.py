@@ -19,7 +19,7 @@ LAYERS = {
     "memory": 3.5, "bus": 3.5, "irq": 3.5, "loop": 3.5, "exit_handlers": 3.5, "clock": 3.5, "trace": 3.5, "watchdog": 3.5,
     "assist": 3.5, "events": 3.5, "cpu": 3.5,
     "host": 4, "devices": 4, "boot": 4,
-    "machine": 5, "snapshot": 5, "board": 5, "pc": 5, "micro": 5, "disks": 5, "nics": 5,
+    "machine": 5, "snapshot": 5, "board": 5, "ends": 5, "pc": 5, "micro": 5, "disks": 5, "nics": 5,
     "debug": 6, "faults": 6, "testing": 6, "spy": 6,
     "cli": 7, "__main__": 7,
 }  # fmt: skip
@@ -29,7 +29,7 @@ TOGETHER = [
     {"errors", "record", "units", "x86", "verdicts", "frames"},
     {"exits", "regs", "backend", "backends", "cpuid", "history"},
     {"memory", "iovector", "doorbells", "bus", "irq", "loop", "exit_handlers", "clock", "trace", "watchdog", "assist", "events", "cpu"},
-    {"machine", "snapshot", "board", "pc", "micro", "disks", "nics"},
+    {"machine", "snapshot", "board", "ends", "pc", "micro", "disks", "nics"},
     {"debug", "faults", "testing", "spy"},
     {"cli", "__main__"},
 ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from kvmpy.errors import ConfigError
 from kvmpy.faults.moments import Moments
 from kvmpy.faults.rules import Journal
-from kvmpy.machine import lines_of
+from kvmpy.irq import lines_of
 from kvmpy.record import Record
 
 if TYPE_CHECKING:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from kvmpy.verdicts import GuestExit
+
+DONE = GuestExit(0)
+
 PRELUDE = """
         .code16
         .macro  exit code
