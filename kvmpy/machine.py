@@ -85,6 +85,7 @@ class Machine:
         self._closers: list[Callable[[], None]] = []
         self._boot: Callable[[], None] | None = None
         self._faults: Any = None
+        self._coverage: Any = None
         self._symbols: Any = None
         self._watch: Watcher | None = None
         self.image: str | None = None
@@ -326,6 +327,8 @@ class Machine:
             self.cpu[0].start_at(state)
             self.boot_state = state
 
+        if self._coverage is not None and self._coverage.on_load is not None:
+            self._coverage.on_load()
         self.image = None if path is None else os.fspath(path)
         self._symbols = None
         if self._boot is not None:
@@ -503,6 +506,13 @@ class Machine:
         if self._faults is None:
             self._faults = importlib.import_module("kvmpy.faults").Faults(self)
         return self._faults
+
+    @property
+    def coverage(self) -> Any:
+        """Records which code of the guest is executed (kvmpy.coverage.Recorder): `start`, `stop`, `read`. The software CPU's."""
+        if self._coverage is None:
+            self._coverage = importlib.import_module("kvmpy.coverage").Recorder(self)
+        return self._coverage
 
     # Looking at it.
 

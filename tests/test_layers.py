@@ -20,7 +20,7 @@ LAYERS = {
     "assist": 3.5, "events": 3.5, "cpu": 3.5,
     "host": 4, "devices": 4, "boot": 4,
     "machine": 5, "snapshot": 5, "board": 5, "ends": 5, "pc": 5, "micro": 5, "disks": 5, "nics": 5,
-    "debug": 6, "faults": 6, "testing": 6, "spy": 6,
+    "debug": 6, "coverage": 6, "faults": 6, "testing": 6, "spy": 6,
     "cli": 7, "__main__": 7,
 }  # fmt: skip
 
@@ -30,7 +30,7 @@ TOGETHER = [
     {"exits", "regs", "backend", "backends", "cpuid", "history"},
     {"memory", "iovector", "doorbells", "bus", "irq", "loop", "exit_handlers", "clock", "trace", "watchdog", "assist", "events", "cpu"},
     {"machine", "snapshot", "board", "ends", "pc", "micro", "disks", "nics"},
-    {"debug", "faults", "testing", "spy"},
+    {"debug", "coverage", "faults", "testing", "spy"},
     {"cli", "__main__"},
 ]
 

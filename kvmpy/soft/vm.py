@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 
 from kvmpy.errors import HostError
 from kvmpy.native import CData, check, ffi, lib
@@ -12,6 +13,7 @@ PAGE = 4096
 NO_DEADLINE = (1 << 64) - 1
 _FOR_EVER = (1 << 63) - 1
 _TAKEN = 1024
+_COVERAGE_PAGES = 64
 _U32 = (1 << 32) - 1
 
 Pair = tuple[int, int]
@@ -168,6 +170,29 @@ class SoftVm:
     def trace_lost(self, channel: int) -> int:
         """Records that no memory was left for."""
         return int(lib.kp_vm_trace_lost(self._pointer(), channel))
+
+    # Coverage.
+
+    def set_coverage(self, on: bool, *, branches: bool = False, spaces: bool = False) -> None:
+        """Records what is executed from now on, added to what there is; `branches`: also which ways conditional jumps go, `spaces`:
+        user pages apart by CR3. Between two runs."""
+        flags = (lib.KP_COVERAGE_BRANCHES if branches else 0) | (lib.KP_COVERAGE_SPACES if spaces else 0)
+        check("kp_vm_set_coverage", lib.kp_vm_set_coverage(self._pointer(), flags | lib.KP_COVERAGE_ON if on else 0))
+
+    def clear_coverage(self) -> None:
+        lib.kp_vm_clear_coverage(self._pointer())
+
+    def read_coverage(self, first: int = 0) -> Iterator[CData]:
+        """`struct kp_coverage_page`, each valid until the next, from number `first` on."""
+        table = ffi.new("struct kp_coverage_page[]", _COVERAGE_PAGES)
+        while count := lib.kp_vm_read_coverage(self._pointer(), first, table, _COVERAGE_PAGES):
+            first += count
+            for number in range(count):
+                yield table[number]
+
+    def coverage_lost(self) -> int:
+        """Marks that found no room."""
+        return int(lib.kp_vm_coverage_lost(self._pointer()))
 
     # Interrupt chips.
 

@@ -6,12 +6,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "coverage.h"
 #include "exec.h"
 #include "fpenv.h"
 #include "system.h"
 #include "translate/translate.h"
 #include "run.h"
-#include "trace.h"
 #include "x87.h"
 
 #define RECORD_BYTES (3 * 4096) /* struct kvm_run, the data page of port I/O, a page to spare, as KVM maps them */
@@ -52,6 +52,7 @@ void kp_vm_destroy(Vm *vm)
     code_destroy(vm);
     translator_destroy(vm);
     trace_destroy(vm);
+    coverage_destroy(vm);
     free(vm->point);
     for (uint32_t n = 0; n < vm->cpu_count; n++)
         if (vm->cpu[n]) {

@@ -5,9 +5,9 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include "coverage.h"
 #include "exec.h"
 #include "run.h"
-#include "trace.h"
 #include "translate/translate.h"
 
 #define HASH_BITS 15
@@ -62,9 +62,9 @@ void code_destroy(Vm *vm)
     vm->code = NULL;
 }
 
-static unsigned hash_of(uint64_t phys, uint64_t rip, uint32_t mode)
+static unsigned hash_of(uint64_t phys, uint64_t space, uint64_t rip, uint32_t mode)
 {
-    uint64_t h = (phys ^ rip << 7 ^ (uint64_t)mode << 40) * 0x9e3779b97f4a7c15ull;
+    uint64_t h = (phys ^ space << 11 ^ rip << 7 ^ (uint64_t)mode << 40) * 0x9e3779b97f4a7c15ull;
     return (unsigned)(h >> (64 - HASH_BITS));
 }
 
@@ -128,7 +128,7 @@ const Insn *insn_leave(Cpu *c, const Insn *i)
 
 static void unhash(Vm *vm, Block *b)
 {
-    Block **p = &vm->code->hash[hash_of(b->phys, b->rip, b->mode)];
+    Block **p = &vm->code->hash[hash_of(b->phys, b->space, b->rip, b->mode)];
     while (*p && *p != b)
         p = &(*p)->hash_next;
     if (*p)
@@ -242,7 +242,7 @@ void code_drop_all(Vm *vm)
 static Block *allocate(Cpu *c)
 {
     struct CodeMap *m = c->vm->code;
-    size_t need = sizeof(Block) + (BLOCK_MAX + 1) * sizeof(Insn) + BLOCK_MAX * sizeof(exec_fn) + 64;
+    size_t need = sizeof(Block) + (BLOCK_MAX + 1) * sizeof(Insn) + 2 * BLOCK_MAX * sizeof(exec_fn) + 64;
     if (m->used + need > ARENA_SIZE) {
         code_drop_all(c->vm);
         c->stat[STAT_CODE_FLUSHES]++;
@@ -286,6 +286,21 @@ static void check_code_bounds(Cpu *c, uint64_t rip)
         raise_error(c, &c->run->boundary[0], EXC_GP, 0);
 }
 
+void block_improve(Block *b)
+{
+    block_fuse(b);
+    block_drop_dead_flags(b);
+}
+
+void block_arm(Vm *vm, Block *b)
+{
+    b->first = b->insn[0].exec;
+    if (vm->translator) {
+        b->heat = vm->translator->threshold;
+        b->insn[0].exec = exec_counted;
+    }
+}
+
 static Block *build(Cpu *c, const TlbEntry *e, uint64_t linear)
 {
     Block *b = allocate(c);
@@ -294,6 +309,7 @@ static Block *build(Cpu *c, const TlbEntry *e, uint64_t linear)
     uint64_t rip = c->rip;
     b->rip = rip;
     b->phys = e->phys + (linear & 0xfff);
+    b->space = code_space(c);
     b->phys2 = NO_PAGE;
     b->mode = c->mode;
     b->count = 0;
@@ -343,19 +359,21 @@ static Block *build(Cpu *c, const TlbEntry *e, uint64_t linear)
         add_to_page(c, b, b->phys2);
     else if (b->phys2 != NO_PAGE)
         b->phys2 = NO_PAGE;
-    Block **h = &c->vm->code->hash[hash_of(b->phys, b->rip, b->mode)];
+    Block **h = &c->vm->code->hash[hash_of(b->phys, b->space, b->rip, b->mode)];
     b->hash_next = *h;
     *h = b;
     c->stat[STAT_BLOCKS_BUILT]++;
-    bool told = unlikely(c->vm->tracing & TRACE_CODE) && !point && trace_block(c, b, linear);
-    if (point) {
+    bool covering = unlikely(c->vm->covering) && !point;
+    b->uncovered = b->edges_left = 0;
+    if (covering)
+        cover_block(c, b);
+    b->told = unlikely(c->vm->tracing & TRACE_CODE) && !point && trace_block(c, b, linear);
+    if (b->told || covering)
+        c->vm->code->used += 2u * b->count * sizeof(exec_fn);
+    if (point)
         b->insn[0].exec = exec_point; /* runs its instruction alone, which tells it */
-    } else if (told) {
-        c->vm->code->used += b->count * sizeof(exec_fn);
-    } else {
-        block_fuse(b);
-        block_drop_dead_flags(b);
-    }
+    else if (!b->told && !covering)
+        block_improve(b);
     for (unsigned n = 0; n < b->count; n++)
         b->insn[n].left = (uint8_t)(b->count - n);
     b->code = NULL;
@@ -363,10 +381,8 @@ static Block *build(Cpu *c, const TlbEntry *e, uint64_t linear)
     b->shared_misses = 0;
     b->unshared = false;
     b->first = b->insn[0].exec;
-    if (c->vm->translator && !point && !told) {
-        b->heat = c->vm->translator->threshold;
-        b->insn[0].exec = exec_counted;
-    }
+    if (!point && !b->told && !covering)
+        block_arm(c->vm, b);
     return b;
 }
 
@@ -378,10 +394,10 @@ Block *block_find(Cpu *c)
     check_code_bounds(c, c->rip);
     uint64_t linear = fetch_address(c, c->rip);
     const TlbEntry *e = mem_fetch(c, linear);
-    uint64_t phys = e->phys + (linear & 0xfff);
+    uint64_t phys = e->phys + (linear & 0xfff), space = code_space(c);
     Block *b;
-    for (b = c->vm->code->hash[hash_of(phys, c->rip, c->mode)]; b; b = b->hash_next)
-        if (b->phys == phys && b->rip == c->rip && b->mode == c->mode) {
+    for (b = c->vm->code->hash[hash_of(phys, space, c->rip, c->mode)]; b; b = b->hash_next)
+        if (b->phys == phys && b->space == space && b->rip == c->rip && b->mode == c->mode) {
             if (b->phys2 == NO_PAGE)
                 break;
             uint64_t next = (linear | 0xfff) + 1;
@@ -399,6 +415,8 @@ Block *block_find(Cpu *c)
 
 const Insn *block_chain(Cpu *c, Block *from, int n)
 {
+    if (unlikely(from->edges_left))
+        cover_edge(c, from, n);
     if (c->budget <= 0 || c->attention || c->run->slow_steps)
         return NULL;
     uint64_t epoch = c->vm->code->epoch, from_rip = from->rip;

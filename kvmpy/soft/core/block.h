@@ -16,11 +16,15 @@ typedef struct {
 struct Block {
     uint64_t rip;   /* of the first instruction */
     uint64_t phys;  /* of its first byte */
+    uint64_t space; /* code_space */
     uint64_t phys2; /* page of the bytes past the page end (only a block of one instruction has such), or NO_PAGE */
     uint32_t mode;
     uint16_t count; /* instructions, the closing pseudo-instruction not counted */
     uint16_t bytes;
     uint32_t heat;       /* runs left before the block is translated */
+    uint8_t uncovered;   /* coverage: instructions that were never begun since the block was built, */
+    uint8_t edges_left;  /* ways of its conditional jump never gone: bit n for link[n] */
+    bool told;           /* the trace has handlers in it */
     exec_fn first;       /* handler of the first instruction where insn[0].exec counts runs or enters the translation */
     uint8_t *code;       /* its translation (writable address), or NULL */
     uint32_t code_size;
@@ -48,6 +52,9 @@ Block *block_find(Cpu *c);
 /* Finds the block at c->rip and links it as successor n of b; gives its first instruction with the budget taken, or NULL. */
 const Insn *block_chain(Cpu *c, Block *b, int n);
 const Insn *block_indirect(Cpu *c);
+/* Faster handlers for what the instructions do together; counts runs from then on where there is a translator. */
+void block_improve(Block *b);
+void block_arm(Vm *vm, Block *b);
 /* Gives frequent pairs of instructions one handler. */
 void block_fuse(Block *b);
 /* Takes handlers without flags where nobody sees them. */

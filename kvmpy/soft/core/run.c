@@ -10,10 +10,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "coverage.h"
 #include "exec.h"
 #include "fpenv.h"
 #include "system.h"
-#include "trace.h"
 
 #define SLICE 8192        /* instructions between looks at timers, kicks and user space */
 #define SLICE_TRANSLATED 32768 /* the same where translated code runs some times as fast */
@@ -401,11 +401,15 @@ static void step_alone(Cpu *c, bool fresh)
     }
     if (unlikely(c->vm->tracing & TRACE_CODE) && fresh && trace_alone(c, r->alone))
         return;
+    if (unlikely(c->vm->covering))
+        cover_alone(c, r->alone);
     c->alone = true;
     c->budget--;
     r->log_next = 0;
     run_insns(c, r->alone);
     c->alone = false;
+    if (unlikely(c->vm->covering))
+        cover_alone_end(c, r->alone);
     if (resumed)
         c->resume_linear = NEVER;
     forget_accesses(c);

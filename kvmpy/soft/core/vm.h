@@ -51,6 +51,8 @@ struct KpVm {
     uint64_t rung; /* bit n: doorbell[n], not taken yet */
     struct Trace *trace;     /* trace.c; NULL: nobody has asked yet */
     uint32_t tracing;        /* kinds that a rule wants, by bit KP_TRACE_*; all handlers test it outside of hot paths */
+    struct Coverage *coverage; /* coverage.c; NULL: nobody has asked yet */
+    uint32_t covering;       /* KP_COVERAGE_*, or 0 */
     bool trace_served;       /* a rule wants what user space serves */
 };
 
