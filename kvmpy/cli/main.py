@@ -48,7 +48,7 @@ def build_parser(command: str = "") -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     add = {
         "run": _add_run, "trace": _add_trace, "report": _add_report, "autopsy": _add_autopsy, "spy": _add_spy, "repl": _add_repl,
-        "info": _add_info, "image": _add_image,
+        "info": _add_info, "image": _add_image, "coverage": _add_coverage,
     }  # fmt: skip
     for one in [add[command]] if command in add else add.values():
         one(commands)
@@ -95,6 +95,12 @@ def _add_spy(commands: Any) -> None:
     add_parser(commands)
 
 
+def _add_coverage(commands: Any) -> None:
+    from kvmpy.cli.coverage_parser import add_parser
+
+    add_parser(commands)
+
+
 def _add_repl(commands: Any) -> None:
     repl = commands.add_parser(
         "repl", help="boot an image by hand, at a Python prompt", formatter_class=RawFormatter,
@@ -110,6 +116,8 @@ def _add_run(commands: Any) -> None:
         description="Boots IMAGE with its first serial port on the terminal; log and verdict go to standard error.", epilog=status.TABLE,
     )
     add_run_options(run)
+    run.add_argument("--coverage", metavar="FILE", help="record which code the guest executes (soft only): by source line for lcov in "
+        "FILE.info, for disassemblers in FILE.drcov, else by address for kvmpy coverage")
 
 
 def add_run_options(run: argparse.ArgumentParser) -> None:
@@ -214,6 +222,10 @@ def _command(name: str) -> Callable[[argparse.Namespace], int]:
         from kvmpy.cli.repl import repl
 
         return repl
+    if name == "coverage":
+        from kvmpy.cli.coverage import coverage
+
+        return coverage
     if name == "image":
         from kvmpy.cli.image import image
 

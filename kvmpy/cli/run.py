@@ -49,6 +49,7 @@ def run(arguments: Namespace, watch: Watch | None = None) -> int:
     if arguments.until == "":
         raise ConfigError("--until: an empty text")
     ends = _ends(arguments)
+    covering: str | None = getattr(arguments, "coverage", None)
     failures: list[HostError] = []
     began = time.monotonic()
     verdict: Verdict
@@ -58,6 +59,10 @@ def run(arguments: Namespace, watch: Watch | None = None) -> int:
             if arguments.gdb is not None:
                 server = machine.debug(arguments.gdb, wait=arguments.gdb_wait, arch=arguments.gdb_arch, python=arguments.gdb_python)
                 log(f"gdb: {'waiting for' if arguments.gdb_wait else 'ready for'} target remote {server.address}")
+            if covering:
+                from kvmpy.cli import coverage
+
+                coverage.begin(machine, covering)
             if watch is not None:
                 watch.begin(machine, failures)
             try:
@@ -66,6 +71,8 @@ def run(arguments: Namespace, watch: Watch | None = None) -> int:
                 verdict = Stopped("interrupt")
             if watch is not None:
                 watch.end(machine)
+            if covering:
+                coverage.end(machine, covering, log)
             report = _finish(machine, verdict, ends, arguments)
     finally:
         for end in ends:
@@ -164,6 +171,9 @@ def _backend(arguments: Namespace, log: Callable[[str], None]) -> str:
 
     if arguments.backend == "auto" and arguments.clock == "virtual":
         log("backend soft: virtual time is counted by the software CPU")
+        return "soft"
+    if arguments.backend == "auto" and getattr(arguments, "coverage", None):
+        log("backend soft: coverage is recorded by the software CPU")
         return "soft"
     choice = choose_backend(arguments.backend)
     log(f"backend {choice.name}: {choice.why}")

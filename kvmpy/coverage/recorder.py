@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,7 @@ class Recorder:
         found.branches = self._branches
         symbols = self._machine.symbols
         len(symbols)  # finds out where a kernel has moved itself
-        found.images = [(file.path, file.offset) for file in symbols.files if file.elf is not None or file.symbols]
+        found.images = [(os.path.abspath(file.path), file.offset) for file in symbols.files if os.path.isfile(file.path)]
         if hasattr(vm, "read_coverage"):
             for page in vm.read_coverage():
                 bits = Bits(*(_number(one) for one in (page.start, page.bytes, page.taken, page.passed)))
