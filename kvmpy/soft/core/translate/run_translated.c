@@ -94,6 +94,32 @@ static void count_shared_miss(Cpu *c, Block *b)
     b->insn[0].exec = exec_counted;
 }
 
+/* Has the run loop nothing to do but to find the next block? What it looks at, in its order; all else sets attention. */
+static bool nothing_else(const Cpu *c)
+{
+    const struct RunState *r = c->run;
+    return !r->write_count && !r->exit_pending && !c->vm->timers_changed && c->budget > 0 && !c->pending_debug && !c->shadow &&
+           !c->halted && !r->check && c->lapic && !(c->eflags & (FL_TF | FL_RF)) && !r->slow_steps && !c->guest_debug.control &&
+           c->resume_linear == NEVER && !(c->dr[7] & 0xff);
+}
+
+/* The last instruction of a block, which has no emitter; true: RIP is set, and the next block can be entered. */
+static bool end_block(Cpu *c, const Insn *i, const Insn **next)
+{
+    enum { NO_CHAIN = 2 }; /* the handler must not run into the next block from here: attention stops it */
+    uint32_t none = 0, mine = NO_CHAIN;
+    if (!__atomic_compare_exchange_n(&c->attention, &none, NO_CHAIN, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+        *next = i;
+        return false;
+    }
+    *next = (i == i->block->insn ? i->block->first : i->exec)(c, i);
+    bool quiet = __atomic_compare_exchange_n(&c->attention, &mine, 0, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+    if (*next || !quiet || !nothing_else(c))
+        return false;
+    forget_accesses(c);
+    return true;
+}
+
 const Insn *exec_translated(Cpu *c, const Insn *i)
 {
     struct Translator *t = c->vm->translator;
@@ -112,6 +138,17 @@ const Insn *exec_translated(Cpu *c, const Insn *i)
             const Insn *next = (const Insn *)(uintptr_t)(left & ~(uint64_t)LEFT_SHARED);
             if (unlikely(left & LEFT_SHARED))
                 count_shared_miss(c, next->block);
+            if (next && insn_table[next->id].attributes & A_END) {
+                if (end_block(c, next, &next)) {
+                    const Block *to = block_find(c);
+                    if (to->count <= c->budget && to->code) {
+                        prepare(c);
+                        entry = executable(t, to->code + to->by_memory);
+                        continue;
+                    }
+                    return enter_block(c, (Block *)to);
+                }
+            }
             /* a first instruction that the translation does not do must not lead into it again */
             return next && next == next->block->insn ? next->block->first(c, next) : next;
         }
