@@ -54,12 +54,15 @@ _INSTRUCTIONS = frozenset((
 ))
 
 MODELS: dict[str, str] = {
-    "max": "everything that the backend has",
+    "max": "everything that the backend has, but monitor",
     "x86-64-v1": "the first x86-64 processors: SSE2",
     "x86-64-v2": "about 2009: CX16, POPCNT, SSE4.2",
     "x86-64-v3": "about 2013: AVX2, BMI1, BMI2, FMA, F16C, LZCNT, MOVBE, XSAVE",
 }
 _LEVELS = {"x86-64-v1": _V1, "x86-64-v2": _V2, "x86-64-v3": _V3}
+
+# What no model has unless it is named: /dev/kvm's guests have no MONITOR, and those of both backends shall see one CPU.
+_ASKED_FOR = {"monitor"}
 
 # Features that cannot be without another one.
 _NEEDS = {
@@ -98,7 +101,8 @@ def parse_model(model: str, has: set[str]) -> set[str]:
     if name not in MODELS:
         raise ConfigError(f"CPU model {name!r}: one of {', '.join(MODELS)}, then +feature or -feature, separated by commas")
     level = _LEVELS.get(name)
-    wanted = set(has) if level is None else {feature for feature in has if feature not in _INSTRUCTIONS or feature in level}
+    offered = has - _ASKED_FOR
+    wanted = offered if level is None else {feature for feature in offered if feature not in _INSTRUCTIONS or feature in level}
     if level is not None and not level <= has:
         raise MissingCapability(f"CPU model {name}: the backend lacks {', '.join(sorted(level - has))}")
     for change in changes:

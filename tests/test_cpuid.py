@@ -31,7 +31,8 @@ def test_features_are_read_from_a_table():
 
 
 def test_max_is_everything():
-    assert features_of(entries_for("max", full_table(), 0, 2)) == EVERYTHING
+    assert features_of(entries_for("max", full_table(), 0, 2)) == EVERYTHING - {"monitor"}
+    assert features_of(entries_for("max,+monitor", full_table(), 0, 2)) == EVERYTHING
 
 
 def test_levels_grow():

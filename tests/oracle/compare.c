@@ -56,13 +56,32 @@ static const InsnInfo *line_at(const Case *t, uint64_t rip)
     return &insn_table[t->id[0]];
 }
 
+/* A masked load or store at `rip` whose mask chooses nothing. */
+static bool masked_nothing(Cpu *c, const State *s, const Case *t, uint64_t rip)
+{
+    Insn i;
+    unsigned at = (unsigned)(rip - (t->bits == 16 ? 0 : CODE)) - t->offset;
+    core_mode(c, t->bits);
+    if (at >= t->length || decode(c, t->bytes + at, t->length - at, rip, c->mode, &i) <= 0)
+        return false;
+    const char *name = insn_table[i.id].mnemonic;
+    bool mmx = !strcmp(name, "maskmovq"), bytes = mmx || strstr(name, "dqu");
+    unsigned size = bytes ? 1 : strstr(name, "ps") || !strcmp(name, "vpmaskmovd") ? 4 : 8;
+    unsigned length = mmx ? 8 : i.flags & INSN_VEXL ? 32 : 16;
+    const uint8_t *mask = mmx ? (const uint8_t *)&s->mant[i.rm & 7] : s->ymm[bytes ? i.rm : i.vvvv].u8;
+    for (unsigned n = size - 1; n < length; n += size)
+        if (mask[n] & 0x80)
+            return false;
+    return true;
+}
+
 /* Where processors differ by vendor, or stop at different places inside one instruction. Differences of the first kind end the
    comparison; the others are made good in *core. */
-bool exempt(State *core, State *host, const Case *t)
+bool exempt(Cpu *c, State *core, State *host, const Case *t)
 {
     const InsnInfo *info = line_at(t, core->vector >= 0 ? core->rip : host->rip);
     bool refused = core->vector == EXC_GP && host->vector != EXC_GP;
-    if (core->vector == EXC_GP && info->feature == FEAT_SHA && (host->vector != EXC_GP || host->rip != core->rip))
+    if (core->vector == EXC_GP && info->feature == FEAT_SHA && (host->vector != EXC_GP || host->rip != core->rip || host->counter != core->counter))
         return true; /* AMD's take operands of any alignment */
     if (refused && host->vector < 0 && host->mxcsr & ~MXCSR_VALID)
         return true; /* AMD's have MXCSR.MM */
@@ -70,13 +89,16 @@ bool exempt(State *core, State *host, const Case *t)
         core->mxcsr = host->mxcsr; /* flags of the products and of the sums */
     if (core->vector == EXC_XM && host->vector == EXC_XM && host->mxcsr & ~host->mxcsr >> 7 & (MXCSR_UE | MXCSR_OE))
         core->mxcsr = (core->mxcsr & ~MXCSR_PE) | (host->mxcsr & MXCSR_PE); /* exact were it not for the bounded exponent */
+    uint64_t width = t->bits == 64 ? ~0ull : 0xffffffff;
     static const char *const piecewise[] = {"fldenv", "frstor", "fnstenv", "fnsave", "fxsave", "fxrstor",
                                             "xsave", "xrstor", "maskmov", "vmaskmov"};
+    if (core->vector == EXC_PF && host->vector == EXC_PF && host->cr2 >> 47)
+        core->error = host->error; /* Linux tells user mode nothing of what is mapped there */
     if (core->vector == EXC_PF && host->vector == EXC_PF && strstr(info->mnemonic, "xsave"))
         core->error = host->error; /* the header may be read first */
     if (core->vector == EXC_PF && host->vector == EXC_PF && core->error == host->error)
         for (unsigned n = 0; n < ARRAY_SIZE(piecewise); n++)
-            if (!strncmp(info->mnemonic, piecewise[n], strlen(piecewise[n])) && core->cr2 - host->cr2 + 1024 < 2048)
+            if (!strncmp(info->mnemonic, piecewise[n], strlen(piecewise[n])) && ((core->cr2 - host->cr2 + 1024) & width) < 2048)
                 core->cr2 = host->cr2; /* which piece of the operand is accessed first */
     if ((core->vector == EXC_SS || core->vector == EXC_GP) && host->vector == EXC_PF && !strncmp(info->mnemonic, "fn", 2))
         return true; /* an image in pieces: its first cannot be written, its last is outside the segment */
@@ -91,8 +113,8 @@ bool exempt(State *core, State *host, const Case *t)
     }
     if (core->vector == EXC_SS && host->vector == EXC_GP && info->attributes & A_VEC)
         core->vector = EXC_GP; /* both misaligned and outside the segment */
-    if (strstr(info->mnemonic, "maskmov") && core->vector < 0 && host->vector >= 0)
-        return true; /* faults with a mask of zeros are the implementation's choice */
+    if (host->vector == EXC_PF && strstr(line_at(t, host->rip)->mnemonic, "maskmov") && masked_nothing(c, host, t, host->rip))
+        return true; /* page faults with a mask of zeros are the implementation's choice */
     if (strstr(info->mnemonic, "xsave") && core->vector == host->vector && t->operand - DATA <= DATA_BYTES - 512) {
         uint8_t *ours = core->data + (t->operand - DATA), *theirs = host->data + (t->operand - DATA);
         memcpy(ours + 6, theirs + 6, 18); /* FOP, FIP, FDP: AMD's keep them only while an exception pends */
@@ -101,6 +123,8 @@ bool exempt(State *core, State *host, const Case *t)
     if (t->bits == 32 && core->vector == EXC_PF && (host->vector == EXC_SS || host->vector == EXC_GP) &&
         (core->cr2 >= 0xfffff000 || core->cr2 < 32))
         return true; /* an operand that wraps around a flat segment's end: the implementation's choice */
+    if (t->bits == 64 && core->vector == EXC_GP && host->vector == EXC_PF && info->attributes & A_CALL)
+        return true; /* a target that is not canonical and a stack that cannot be written: AMD's push first */
     if (!strncmp(info->mnemonic, "ud", 2) && core->vector == EXC_PF && host->vector == EXC_UD)
         return true; /* AMD's fetch no operand of UD1 */
     if (core->vector >= 0 && core->vector == host->vector && (!strcmp(info->mnemonic, "enter") || !strcmp(info->mnemonic, "pusha"))) {
@@ -108,7 +132,5 @@ bool exempt(State *core, State *host, const Case *t)
         core->error = host->error;
         core->cr2 = host->cr2;
     }
-    if (core->vector == EXC_PF && host->vector == EXC_PF && host->cr2 >> 47)
-        core->error = host->error; /* Linux tells user mode nothing of what is mapped there */
     return false;
 }

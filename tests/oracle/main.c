@@ -32,7 +32,7 @@ static bool agree(bool print)
     compared++;
     if (core_only)
         return true;
-    if (exempt(&core, &host, &test) || !differences(&core, &host, &test, false))
+    if (exempt(c, &core, &host, &test) || !differences(&core, &host, &test, false))
         return true;
     if (print) {
         for (unsigned n = 0; n < test.count; n++)

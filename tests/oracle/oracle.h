@@ -76,7 +76,7 @@ void print_case(const Case *t, const State *s);
 bool parse_case(const char *line, const Cpu *(*in_mode)(unsigned bits), Case *t, State *s);
 
 /* compare.c: the number of differences, printed where `print`. */
-bool exempt(State *core, State *host, const Case *t);
+bool exempt(Cpu *c, State *core, State *host, const Case *t);
 unsigned differences(const State *core, const State *host, const Case *t, bool print);
 
 /* native.c: executes a case on the host's processor. Modes it lacks are missing in native_modes: bit 0: 32-bit, bit 1: 16-bit. */

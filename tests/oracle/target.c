@@ -144,6 +144,8 @@ static void direct(Cpu *c, const Case *t, State *s)
         s->vector = why == UNWIND_FAULT ? c->run->fault_vector : 1000 + why;
         s->error = s->vector == EXC_PF ? c->run->fault_error : 0;
         s->cr2 = s->vector == EXC_PF ? c->cr2 : 0;
+    if (s->cr2 - SYSTEM < SYSTEM_BYTES)
+        s->error &= ~1u; /* on the host nothing is mapped there */
     }
     fp_leave(c);
     c->alone = false;
@@ -171,6 +173,8 @@ static void through_idt(Cpu *c, const Case *t, State *s)
         frame += 8;
     }
     s->cr2 = s->vector == EXC_PF ? c->cr2 : 0;
+    if (s->cr2 - SYSTEM < SYSTEM_BYTES)
+        s->error &= ~1u; /* on the host nothing is mapped there */
     s->rip = get64(frame);
     s->rflags = get64(frame + 16);
     s->gpr[RSP] = get64(frame + 24);

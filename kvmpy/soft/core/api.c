@@ -9,6 +9,7 @@
 #include "coverage.h"
 #include "exec.h"
 #include "fpenv.h"
+#include "monitor.h"
 #include "system.h"
 #include "translate/translate.h"
 #include "run.h"
@@ -124,6 +125,8 @@ int kp_vm_memory_written(Vm *vm, uint64_t gpa, uint64_t size)
         if (part > size)
             part = size;
         code_written(vm, gpa, part);
+        if (unlikely(vm->monitors))
+            monitor_stored(vm, gpa, part);
         if (s->dirty)
             for (uint64_t n = (gpa - s->gpa) >> 12; n <= (gpa - s->gpa + part - 1) >> 12; n++)
                 s->dirty[n >> 6] |= 1ull << (n & 63);
@@ -255,6 +258,7 @@ Cpu *kp_vcpu_create(Vm *vm, uint32_t index)
     c->run->stop_at = NEVER;
     memset(c->run->io_rip, 0xff, sizeof c->run->io_rip);
     c->run->check = true;
+    c->monitor_line = NEVER;
     c->queued_interrupt = -1;
     c->a20_mask = ~0ull;
     c->tsc_offset = 0;
@@ -449,9 +453,23 @@ int kp_vcpu_get_events(Cpu *c, struct kvm_vcpu_events *e)
         e->interrupt.injected = 1;
         e->interrupt.nr = (uint8_t)c->queued_interrupt;
     }
+    const struct RunState *r = c->run;
+    bool nmi = false;
+    if (r->delivering >= 0 && r->delivering_kind == EVENT_EXCEPTION) { /* waits for a device's answer */
+        e->exception.injected = 1;
+        e->exception.nr = (uint8_t)r->delivering;
+        e->exception.has_error_code = r->delivering_has_error;
+        e->exception.error_code = r->delivering_error;
+    } else if (r->delivering >= 0 && r->delivering_kind == EVENT_NMI) {
+        nmi = true;
+    } else if (r->delivering >= 0) {
+        e->interrupt.injected = 1;
+        e->interrupt.nr = (uint8_t)r->delivering;
+        e->interrupt.soft = r->delivering_kind == EVENT_SOFT_INT;
+    }
     e->interrupt.shadow = c->shadow == 1 ? KVM_X86_SHADOW_INT_STI : c->shadow == 2 ? KVM_X86_SHADOW_INT_MOV_SS : 0;
-    e->nmi.pending = c->nmi_pending;
-    e->nmi.masked = c->nmi_masked;
+    e->nmi.pending = c->nmi_pending || nmi;
+    e->nmi.masked = c->nmi_masked && !nmi;
     e->sipi_vector = c->sipi_vector;
     e->flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SIPI_VECTOR;
     return 0;
@@ -461,11 +479,11 @@ int kp_vcpu_set_events(Cpu *c, const struct kvm_vcpu_events *e)
 {
     if (e->exception.injected && (e->exception.nr > 31 || e->exception.nr == EXC_NMI))
         return -EINVAL;
-    c->events = *e;
-    if (c->run->deliver_again) { /* other events now: the device's answers were for the one before */
-        c->run->deliver_again = false;
-        c->run->log_count = c->run->log_next = 0;
+    if (c->run->delivering >= 0) {
+        c->run->delivering = -1;
+        forget_accesses(c);
     }
+    c->events = *e;
     c->queued_interrupt = -1;
     if (e->interrupt.injected && !e->interrupt.soft && !c->lapic) {
         c->events.interrupt.injected = 0;
@@ -496,6 +514,7 @@ int kp_vcpu_set_mp_state(Cpu *c, const struct kvm_mp_state *s)
     if (s->mp_state > KVM_MP_STATE_SIPI_RECEIVED)
         return -EINVAL;
     c->halted = s->mp_state == KVM_MP_STATE_HALTED;
+    monitor_disarm(c);
     c->wait_sipi = s->mp_state == KVM_MP_STATE_UNINITIALIZED || s->mp_state == KVM_MP_STATE_INIT_RECEIVED ||
                    s->mp_state == KVM_MP_STATE_SIPI_RECEIVED;
     c->sipi_pending = s->mp_state == KVM_MP_STATE_SIPI_RECEIVED;

@@ -145,6 +145,9 @@ typedef struct {
 } CodeTarget;
 #define CODE_TARGETS 4096u
 
+/* Cpu.waiting */
+enum { MWAIT_NONE, MWAIT_STORE, MWAIT_BREAK }; /* until a store or what ends HLT; also until an interrupt that is not taken */
+
 /* Software TLB: direct mapped by linear page, one table for CPL 3 and one for the rest. */
 #define TLB_BITS 12
 #define TLB_SIZE (1u << TLB_BITS)
@@ -218,6 +221,9 @@ struct Cpu {
     /* events */
     struct kvm_vcpu_events events; /* what SET_VCPU_EVENTS queued */
     bool halted, wait_sipi;
+    uint8_t waiting;       /* in MWAIT: MWAIT_* */
+    bool monitor_armed;    /* no store has reached the monitored line since MONITOR */
+    uint64_t monitor_line; /* its physical address, or NEVER; see monitor.c */
     bool nmi_pending, nmi_masked, init_pending, sipi_pending; /* INIT and SIPI: protocol in chips.h */
     uint8_t sipi_vector;
     int16_t queued_interrupt;    /* vector of kp_vcpu_interrupt, or -1 */

@@ -134,7 +134,7 @@ static uint32_t feature_bits(uint32_t leaf, unsigned reg)
 {
     uint32_t bits = 0;
 #define FEATURE(name, leaf_, reg_, bit) \
-    if (FEAT_##name != FEAT_ALWAYS && FEAT_##name != FEAT_MONITOR && (leaf_) == leaf && (reg_) == reg) \
+    if (FEAT_##name != FEAT_ALWAYS && (leaf_) == leaf && (reg_) == reg) \
         bits |= 1u << (bit);
 #include "feature.def"
 #undef FEATURE
@@ -180,6 +180,7 @@ int kp_supported_cpuid(struct kvm_cpuid_entry2 *entries, uint32_t room)
     add_cache(&t, 1, 2, 1, 8, 64);
     add_cache(&t, 2, 3, 2, 8, 2048);
     add(&t, 4, 3, 0, 0, 0, 0);
+    add(&t, 5, -1, 64, 64, 3, 0); /* MONITOR: lines of 64 bytes; MWAIT may break at interrupts that are not taken */
     add(&t, 6, -1, 4, 0, 0, 0); /* the APIC timer never stops */
     /* TSC_ADJUST, ERMS; FSRM, ARCH_CAPABILITIES */
     add(&t, 7, 0, 0, feature_bits(7, 1) | 1u << 1 | 1u << 9, feature_bits(7, 2), 1u << 4 | 1u << 29);

@@ -216,8 +216,12 @@ void deliver_event(Cpu *c, const Insn *i, int vector, int kind, bool has_error, 
 {
     Event e = {.vector = vector, .kind = kind, .has_error = has_error, .error = error,
                .ext = kind != EVENT_SOFT_INT, .rip = return_rip};
+    bool again = i == &c->run->boundary[0] && c->run->redelivering;
+    if (again)
+        c->run->deliveries.count--; /* its entry is made anew */
     struct kp_delivery *noted = note_delivery(c, vector, kind, has_error, error, return_rip);
-    trace_delivery(c, i, vector, kind, has_error, error);
+    if (!again)
+        trace_delivery(c, i, vector, kind, has_error, error);
     if (!(c->cr0 & CR0_PE))
         deliver_real(c, i, &e);
     else if (c->efer & EFER_LMA)

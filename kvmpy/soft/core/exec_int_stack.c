@@ -80,6 +80,11 @@ static void stack_probe(Cpu *c, const Insn *i, uint64_t sp, unsigned size)
     mem_probe_write(c, i, SEG_SS, mem_linear(c, i, SEG_SS, sp & stack_mask(c), size, true), size);
 }
 
+static void stack_probe_read(Cpu *c, const Insn *i, uint64_t sp, unsigned size)
+{
+    mem_probe_read(c, i, SEG_SS, mem_linear(c, i, SEG_SS, sp & stack_mask(c), size, false), size);
+}
+
 EXEC(pusha_any)
 {
     unsigned size = i->osize;
@@ -110,8 +115,14 @@ EXEC(enter_any)
 {
     unsigned size = i->osize, level = i->imm2 & 31;
     uint64_t sp = c->gpr[RSP] - size, bp = c->gpr[RBP], frame = sp;
-    stack_probe(c, i, sp, size); /* the first push faults first */
-    stack_probe(c, i, sp - (level ? (level * size) : 0) - (uint16_t)i->imm, 1);
+    stack_probe(c, i, sp, size);
+    for (unsigned n = 1; n < level; n++) { /* faults come in the order of the accesses, before the first of them */
+        stack_probe_read(c, i, bp - n * size, size);
+        stack_probe(c, i, sp - n * size, size);
+    }
+    if (level)
+        stack_probe(c, i, sp - level * size, size);
+    stack_probe(c, i, sp - level * size - (uint16_t)i->imm, 1);
     stack_write(c, i, sp, size, bp);
     for (unsigned n = 1; n < level; n++) {
         bp -= size;

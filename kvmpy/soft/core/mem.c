@@ -1,6 +1,7 @@
 /* Memory accesses beside the fast path: segment checks, TLB fills, page crossings, devices, watchpoints, code pages. */
 #include "mem.h"
 
+#include "monitor.h"
 #include "run.h"
 #include "trace.h"
 
@@ -43,6 +44,12 @@ static TlbEntry *fill_table(Cpu *c, bool implicit)
     return (c->cr4 & CR4_SMAP) && (c->eflags & FL_AC) ? c->tlb_super_ac : c->tlb_super;
 }
 
+/* Must stores into the page take the slow path? */
+static bool stores_noticed(Vm *vm, uint64_t phys)
+{
+    return code_in_page(vm, phys) || (unlikely(vm->monitors) && page_monitored(vm, phys));
+}
+
 static TlbEntry *fill(Cpu *c, const Insn *i, uint64_t linear, int access, bool implicit, TlbEntry *e)
 {
     TlbEntry out = {0};
@@ -76,7 +83,7 @@ static TlbEntry *fill(Cpu *c, const Insn *i, uint64_t linear, int access, bool i
         uint64_t n = (out.phys - slot->gpa) >> 12;
         slot->dirty[n >> 6] |= 1ull << (n & 63);
     }
-    if ((out.flags & TLBF_W) && !(e->flags & TLBF_ROM) && !code_in_page(c->vm, out.phys)) {
+    if ((out.flags & TLBF_W) && !(e->flags & TLBF_ROM) && !stores_noticed(c->vm, out.phys)) {
         uint64_t n = (out.phys - slot->gpa) >> 12;
         if (!slot->dirty || (slot->dirty[n >> 6] >> (n & 63) & 1))
             e->write = page;
@@ -163,7 +170,9 @@ static void write_part(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, con
         trace_access(c, i, linear, from, size, true);
     if (code_in_page(c->vm, phys))
         code_written(c->vm, phys, size);
-    if (!(e->flags & TLBF_MMIO) && (e->flags & TLBF_W) && !code_in_page(c->vm, phys) && !watched_page(c, linear))
+    if (unlikely(c->vm->monitors))
+        monitor_stored(c->vm, phys, size);
+    if (!(e->flags & TLBF_MMIO) && (e->flags & TLBF_W) && !stores_noticed(c->vm, phys) && !watched_page(c, linear))
         e->write = linear & ~0xfffull;
 }
 
@@ -211,12 +220,22 @@ void mem_write_slow(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, unsign
     write_any(c, i, seg, linear, (const uint8_t *)&value, size, false);
 }
 
-void mem_probe_write(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, unsigned size)
+static void probe(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, unsigned size, int access)
 {
     unsigned first = first_part(linear, size);
-    entry(c, i, seg, linear, ACCESS_WRITE, false);
+    entry(c, i, seg, linear, access, false);
     if (first < size)
-        entry(c, i, seg, linear + first, ACCESS_WRITE, false);
+        entry(c, i, seg, linear + first, access, false);
+}
+
+void mem_probe_read(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, unsigned size)
+{
+    probe(c, i, seg, linear, size, ACCESS_READ);
+}
+
+void mem_probe_write(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, unsigned size)
+{
+    probe(c, i, seg, linear, size, ACCESS_WRITE);
 }
 
 uint64_t mem_read_for_write_slow(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, unsigned size)

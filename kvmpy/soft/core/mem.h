@@ -31,7 +31,8 @@ uint64_t mem_read_for_write_slow(Cpu *c, const Insn *i, unsigned seg, uint64_t l
 /* Any size up to 4096; like the above. Used by 16- and 32-byte operands, FXSAVE and their like. */
 void mem_read_bytes(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, void *to, unsigned size);
 void mem_write_bytes(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, const void *from, unsigned size);
-/* Raises what a write of the range would raise, writes nothing. */
+/* Raise what a read or a write of the range would raise, and make none. */
+void mem_probe_read(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, unsigned size);
 void mem_probe_write(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, unsigned size);
 /* Implicit supervisor accesses (descriptor tables, TSS): by linear address, with CPL 0 rights whatever the CPL. */
 uint64_t sys_read(Cpu *c, const Insn *i, uint64_t linear, unsigned size);

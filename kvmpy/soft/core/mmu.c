@@ -1,6 +1,7 @@
 /* Paging: walks of the page tables in all modes, the software TLB's flushes. SDM 3A chapter 4. */
 #include "block.h"
 #include "cpu.h"
+#include "monitor.h"
 #include "system.h"
 #include "vm.h"
 
@@ -35,6 +36,8 @@ void *phys_host(Cpu *c, uint64_t phys, unsigned size, bool write)
         }
         if (code_in_page(c->vm, phys))
             code_written(c->vm, phys, size);
+        if (unlikely(c->vm->monitors))
+            monitor_stored(c->vm, phys, size);
     }
     return slot->host + (phys - slot->gpa);
 }

@@ -13,6 +13,7 @@
 #include "coverage.h"
 #include "exec.h"
 #include "fpenv.h"
+#include "monitor.h"
 #include "system.h"
 
 #define SLICE 8192        /* instructions between looks at timers, kicks and user space */
@@ -226,17 +227,16 @@ static void shutdown(Cpu *c)
     c->run->delivering = -1;
 }
 
-/* Delivers an event; what its delivery raises comes back here through the unwinding. */
-static void deliver(Cpu *c, int vector, int kind, bool has_error, uint32_t error)
+/* Delivers the event that stands in the state of the run; what its delivery raises comes back through the unwinding. */
+static void deliver_noted(Cpu *c)
 {
     struct RunState *r = c->run;
-    r->delivering = vector;
-    r->delivering_kind = kind;
-    r->delivering_has_error = has_error;
-    r->delivering_error = error;
+    int kind = r->delivering_kind;
     c->alone = true;
     c->halted = false;
-    cpu_deliver(c, vector, kind, has_error, error);
+    mwait_end(c);
+    r->log_next = 0;
+    cpu_deliver(c, r->delivering, kind, r->delivering_has_error, r->delivering_error);
     c->alone = false;
     r->delivering = -1;
     forget_accesses(c);
@@ -245,6 +245,32 @@ static void deliver(Cpu *c, int vector, int kind, bool has_error, uint32_t error
         c->vm->virtual_skip += EVENTS;
         c->vm->timers_changed = true;
     }
+    if (!r->delivering_fault)
+        return;
+    if (c->guest_debug.control & KVM_GUESTDBG_SINGLESTEP)
+        c->pending_debug |= 0x4000;
+    if (r->stop_at != NEVER) { /* a step of the host ends with the exception taken, before its handler's first instruction */
+        r->stop_at = 0;
+        c->vm->slice -= c->budget;
+        c->budget = 0;
+    }
+}
+
+static void note_event(Cpu *c, int vector, int kind, bool has_error, uint32_t error, bool fault)
+{
+    struct RunState *r = c->run;
+    r->delivering = vector;
+    r->delivering_kind = kind;
+    r->delivering_has_error = has_error;
+    r->delivering_error = error;
+    r->delivering_fault = fault;
+    r->redelivering = false;
+}
+
+static void deliver(Cpu *c, int vector, int kind, bool has_error, uint32_t error)
+{
+    note_event(c, vector, kind, has_error, error, false);
+    deliver_noted(c);
 }
 
 static void debug_trap(Cpu *c, uint64_t dr6)
@@ -270,7 +296,7 @@ static void debug_trap(Cpu *c, uint64_t dr6)
 static void on_fault(Cpu *c)
 {
     struct RunState *r = c->run;
-    int vector = r->fault_vector, kind = EVENT_EXCEPTION;
+    int vector = r->fault_vector;
     bool has_error = r->fault_has_error;
     uint32_t error = r->fault_error;
     if (r->delivering >= 0) {
@@ -278,7 +304,7 @@ static void on_fault(Cpu *c)
         int first = r->delivering_kind == EVENT_EXCEPTION ? r->delivering : EXC_DB;
         int next = cpu_combine(first, vector);
         if (next != vector)
-            note_delivery(c, vector, kind, has_error, error, c->rip)->outcome = KP_DELIVERY_MET;
+            note_delivery(c, vector, EVENT_EXCEPTION, has_error, error, c->rip)->outcome = KP_DELIVERY_MET;
         if (next < 0) {
             shutdown(c);
             return;
@@ -288,7 +314,9 @@ static void on_fault(Cpu *c)
             has_error = true;
             error = 0;
         }
-        r->delivering = -1;
+        c->alone = false;
+        forget_accesses(c);
+        r->write_count = 0;
     } else {
         const Insn *i = c->insn;
         if (i != &r->boundary[0]) {
@@ -308,37 +336,8 @@ static void on_fault(Cpu *c)
         }
         c->eflags |= FL_RF; /* SDM 3B 18.3.1.1; delivery clears it, a shutdown leaves it to be seen */
     }
-    deliver(c, vector, kind, has_error, error);
-    if (c->guest_debug.control & KVM_GUESTDBG_SINGLESTEP)
-        c->pending_debug |= 0x4000;
-    if (r->stop_at != NEVER) { /* a step of the host ends with the exception taken, before its handler's first instruction */
-        r->stop_at = 0;
-        c->vm->slice -= c->budget;
-        c->budget = 0;
-    }
-}
-
-/* Delivery stopped for a device's answer (a table or a stack that is no RAM): the event waits among those that user space can see
-   and set, and the next run delivers it from its start, as it does with an instruction. */
-static void deliver_later(Cpu *c)
-{
-    struct RunState *r = c->run;
-    struct kvm_vcpu_events *e = &c->events;
-    if (r->delivering_kind == EVENT_EXCEPTION) {
-        e->exception.injected = 1;
-        e->exception.nr = (uint8_t)r->delivering;
-        e->exception.has_error_code = r->delivering_has_error;
-        e->exception.error_code = r->delivering_error;
-    } else if (r->delivering_kind == EVENT_NMI) {
-        c->nmi_pending = true;
-        c->nmi_masked = false;
-    } else {
-        e->interrupt.injected = 1;
-        e->interrupt.nr = (uint8_t)r->delivering;
-        e->interrupt.soft = r->delivering_kind == EVENT_SOFT_INT;
-    }
-    r->delivering = -1;
-    r->deliver_again = true;
+    note_event(c, vector, EVENT_EXCEPTION, has_error, error, true);
+    deliver_noted(c);
 }
 
 /* The instruction that has to run alone, or is abandoned for an answer of user space: back to before it. */
@@ -583,8 +582,6 @@ static int run_slice(Cpu *c, int64_t budget)
             abandon(c);
             r->log_rip = c->rip;
             r->exit_pending = true;
-            if (r->delivering >= 0)
-                deliver_later(c);
             if (c->record->exit_reason != KP_EXIT_TRACE)
                 c->stat[c->record->exit_reason == KVM_EXIT_IO ? STAT_IO_EXITS : STAT_MMIO_EXITS]++;
             break;
@@ -594,9 +591,12 @@ static int run_slice(Cpu *c, int64_t budget)
         }
     } else {
         take_answers(c);
-        if (r->log_count && !r->deliver_again)
+        if (r->delivering >= 0) {
+            r->redelivering = true;
+            deliver_noted(c);
+        } else if (r->log_count) {
             step_alone(c, false);
-        r->deliver_again = false;
+        }
     }
     for (;;) {
         c->attention = 0;
@@ -616,7 +616,9 @@ static int run_slice(Cpu *c, int64_t budget)
         }
         if (take_event(c))
             continue;
-        if (c->halted || c->wait_sipi) {
+        if (c->waiting && mwait_over(c))
+            mwait_end(c);
+        if (c->halted || c->waiting || c->wait_sipi) {
             result = SLICE_HALTED;
             break;
         }
@@ -664,7 +666,9 @@ static bool runnable(Cpu *c)
 {
     if (!c || (c->wait_sipi && !c->sipi_pending && !c->init_pending))
         return false;
-    if (!c->halted || c->init_pending || c->pending_debug || (c->nmi_pending && !c->nmi_masked))
+    if ((!c->halted && !c->waiting) || c->init_pending || c->pending_debug || (c->nmi_pending && !c->nmi_masked))
+        return true;
+    if (c->waiting && mwait_over(c))
         return true;
     if (!(c->eflags & FL_IF))
         return false;

@@ -40,11 +40,13 @@ struct RunState {
     int fault_vector;
     bool fault_has_error;
     uint32_t fault_error;
-    int delivering; /* vector whose delivery is going on, or -1 */
+    /* the event whose delivery is going on, or waits for a device's answer to be begun anew */
+    int delivering; /* its vector, or -1 */
     int delivering_kind;
     bool delivering_has_error;
     uint32_t delivering_error;
-    bool deliver_again; /* a device's answer was missing: the event waits in cpu->events and is delivered anew */
+    bool delivering_fault; /* an instruction's */
+    bool redelivering;     /* it was begun before */
     /* the instruction in progress */
     Insn alone[2];
     Insn single[2];   /* of a block, executed by its handler for translated code; behind it the way back there */

@@ -3,6 +3,7 @@
 #include "chips.h"
 #include "flags.h"
 #include "fpenv.h"
+#include "monitor.h"
 #include "insn.h"
 #include "system.h"
 #include "vm.h"
@@ -143,6 +144,7 @@ void cpu_reset(Cpu *c, bool init)
     c->dr[7] = 0x400;
     memset(&c->events, 0, sizeof c->events);
     c->shadow = 0;
+    monitor_disarm(c);
     c->halted = c->nmi_masked = c->init_pending = false;
     if (!init) /* a SIPI may have followed the INIT already */
         c->sipi_pending = false;

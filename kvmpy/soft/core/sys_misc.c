@@ -2,6 +2,7 @@
 #include <sys/random.h>
 
 #include "block.h"
+#include "monitor.h"
 #include "system.h"
 #include "trace.h"
 
@@ -93,15 +94,23 @@ EXEC_VOID(monitor_address)
         raise_ud(c, i);
     if ((uint32_t)c->gpr[RCX] != 0)
         raise_gp0(c, i);
-    read8(c, i, i->seg, c->gpr[RAX] & i->amask);
+    uint64_t linear = mem_linear(c, i, i->seg, c->gpr[RAX] & i->amask, 1, false), phys;
+    bool writable, user;
+    read8_linear(c, i, i->seg, linear);
+    if (!mmu_translate(c, linear, &phys, &writable, &user) && vm_slot(c->vm, phys))
+        monitor_arm(c, phys);
+    else
+        monitor_disarm(c); /* memory that is not write-back: MWAIT ends at once */
 }
-/* May end at any time; it ends at once. */
+/* Without a local APIC interrupts come by user space, which knows nothing of this wait: it ends at once. */
 EXEC(monitor_wait)
 {
     if (c->cpl != 0)
         raise_ud(c, i);
     if ((uint32_t)c->gpr[RCX] & ~1u)
         raise_gp0(c, i);
+    if (c->monitor_armed && c->lapic)
+        c->waiting = c->gpr[RCX] & 1 ? MWAIT_BREAK : MWAIT_STORE;
     LEAVE();
 }
 ONE(monitor, monitor_address)

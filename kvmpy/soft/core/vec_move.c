@@ -417,14 +417,20 @@ EXEC_VOID(movdq2q_r)
 }
 ONE(movdq2q, movdq2q_r)
 
-/* ---- MASKMOV: bytes to DS:rDI where the mask's top bits are set; all are checked before the first is written ---- */
+/* ---- MASKMOV: bytes to DS:rDI where the mask's top bits are set; all are checked before the first is written. The segment
+   has to hold the bytes that are not chosen too, pages need not (SDM 2, MASKMOVQ: with a mask of zeros #GP and #SS come, #PF
+   is the implementation's choice) ---- */
 
 static void mask_store(Cpu *c, const Insn *i, const uint8_t *value, const uint8_t *mask, unsigned n)
 {
     uint64_t offset = c->gpr[RDI] & i->amask;
-    for (unsigned k = 0; k < n; k++)
+    for (unsigned k = 0; k < n; k++) {
+        uint64_t linear = mem_linear(c, i, i->seg, (offset + k) & i->amask, 1, true);
         if (mask[k] & 0x80)
-            mem_probe_write(c, i, i->seg, mem_linear(c, i, i->seg, (offset + k) & i->amask, 1, true), 1);
+            mem_probe_write(c, i, i->seg, linear, 1);
+        else if (in_64bit(c) && !is_canonical(linear))
+            raise_error(c, i, i->seg == SEG_SS ? EXC_SS : EXC_GP, 0);
+    }
     for (unsigned k = 0; k < n; k++)
         if (mask[k] & 0x80)
             write8(c, i, i->seg, (offset + k) & i->amask, value[k]);

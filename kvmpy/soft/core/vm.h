@@ -48,6 +48,7 @@ struct KpVm {
     bool watching, breaking; /* there are some; watching also: memory accesses are traced */
     struct kp_doorbell doorbell[KP_DOORBELLS];
     uint32_t doorbell_count;
+    uint32_t monitors; /* vCPUs that monitor a line */
     uint64_t rung; /* bit n: doorbell[n], not taken yet */
     struct Trace *trace;     /* trace.c; NULL: nobody has asked yet */
     uint32_t tracing;        /* kinds that a rule wants, by bit KP_TRACE_*; all handlers test it outside of hot paths */
