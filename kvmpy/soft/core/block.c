@@ -11,11 +11,13 @@
 #include "translate/translate.h"
 
 #define HASH_BITS 15
+#define KEPT 64
 #define ARENA_SIZE (64u << 20) /* about 100 thousand blocks; full: all is dropped and decoded anew */
 
 /* Blocks that have bytes in one physical page. */
 struct CodePage {
     Block *first;
+    uint32_t kept; /* stores that still take the slow path when the last block is gone: code that is patched comes back */
     uint64_t bytes[64]; /* bit n: byte n belongs to a block */
 };
 
@@ -77,7 +79,7 @@ static struct CodePage **code_page(Vm *vm, uint64_t phys)
 bool code_in_page(Vm *vm, uint64_t phys)
 {
     struct CodePage **p = code_page(vm, phys);
-    return p && *p && (*p)->first;
+    return p && *p && ((*p)->first || (*p)->kept);
 }
 
 static void mark_bytes(struct CodePage *page, uint64_t phys, const Block *b)
@@ -107,10 +109,11 @@ static void add_to_page(Cpu *c, Block *b, uint64_t page)
         if (!*p)
             return; /* without the note the page would keep stale code: block_build drops the block again */
     }
-    if (!(*p)->first)
+    if (!(*p)->first && !(*p)->kept)
         tlb_flush_phys(c->vm, page); /* stores into it must take the slow path from now on */
     b->page_next[page_slot(b, page)] = (*p)->first;
     (*p)->first = b;
+    (*p)->kept = KEPT;
     mark_bytes(*p, page, b);
 }
 
@@ -175,6 +178,8 @@ static bool page_written(Vm *vm, uint64_t phys, unsigned size)
     struct CodePage **p = code_page(vm, phys);
     uint64_t base = phys & ~0xfffull;
     unsigned first = phys & 0xfff, last = first + size - 1;
+    if (p && *p && !(*p)->first && (*p)->kept)
+        (*p)->kept--;
     if (!p || !*p || !(*p)->first || !bytes_marked(*p, first, last))
         return false;
     struct CodePage *page = *p;
