@@ -191,7 +191,7 @@ struct Cpu {
     uint64_t code_key;       /* tlb_generation and mode as one number; kept while translated code runs */
     Cpu *self;               /* its own address, for translated code */
     uint64_t native_flags;   /* the arithmetic flags as LAHF and SETO give them in AX, while translated code runs */
-    uint8_t vectors_live;    /* the host's xmm registers hold the guest's: only while translated code runs */
+    uint8_t vectors_live;    /* VECTORS_*: the host's vector registers hold the guest's: only while translated code runs */
     const Insn *insn;        /* the instruction that faulted or took a slow path last */
     struct JumpCacheEntry *jump; /* blocks by RIP, see block.h */
     struct RunState *run;    /* private to the run loop, see run.h */

@@ -4,12 +4,13 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "encode.h"
+#include "emit.h"
 #include "run_translated.h"
 
 #define GPR(n) rm_gs(offsetof(Cpu, gpr) + 8u * (unsigned)(n))
-#define MOVAPS_LOAD 0x128u  /* 0F 28 */
-#define MOVAPS_STORE 0x129u
+#define MOVAPS_LOAD (0x28u | K_0F)
+#define MOVAPS_STORE (0x29u | K_0F)
+#define VINSERTF128 (0x18u | K_0F3A | OP_66 | OP_L)
 
 /* Copies between the Cpu and the frame, which begins at rsp + `above`; rcx is lost. */
 static void each_slot(Code *e, bool load, int32_t above)
@@ -40,21 +41,66 @@ static void each_register(Code *e, bool load, int32_t above)
     }
 }
 
-static void each_vector(Code *e, bool load)
+static Rm ymm(unsigned n) { return rm_gs(offsetof(Cpu, ymm) + n * sizeof(Ymm)); }
+
+static void set_live(Code *e, unsigned live)
 {
-    for (unsigned n = 0; n < 16; n++)
-        emit_op(e, load ? MOVAPS_LOAD : MOVAPS_STORE, (int)n, rm_gs(offsetof(Cpu, ymm) + n * sizeof(Ymm)));
     emit_op(e, 0xc6, 0, rm_gs(offsetof(Cpu, vectors_live)));
-    put8(e, load);
+    put8(e, live);
 }
 
-/* Spills the vector registers where they are live. Uses RFLAGS. */
+static void load_lower(Code *e)
+{
+    for (unsigned n = 0; n < 16; n++)
+        emit_op(e, MOVAPS_LOAD, (int)n, ymm(n));
+    set_live(e, VECTORS_LOWER);
+}
+
+static void load_whole(Code *e)
+{
+    for (unsigned n = 0; n < 16; n++)
+        emit_vex(e, MOVAPS_LOAD | OP_L, (int)n, 0, ymm(n));
+    set_live(e, VECTORS_WHOLE);
+}
+
+/* The upper halves beside the lower ones, which are live. */
+static void load_upper(Code *e)
+{
+    for (unsigned n = 0; n < 16; n++) {
+        Rm upper = ymm(n);
+        upper.disp += 16;
+        emit_vex(e, VINSERTF128, (int)n, (int)n, upper);
+        put8(e, 1);
+    }
+    set_live(e, VECTORS_WHOLE);
+}
+
+/* cmp with what is live */
+static void compare_live(Code *e, unsigned live)
+{
+    emit_op(e, 0x80, 7, rm_gs(offsetof(Cpu, vectors_live)));
+    put8(e, live);
+}
+
+/* Spills the vector registers that are live. Uses RFLAGS. */
 static void spill_vectors(Code *e)
 {
-    emit_op(e, 0x80, 7, rm_gs(offsetof(Cpu, vectors_live))); /* cmp */
-    put8(e, 0);
-    uint8_t *none = emit_jcc(e, CC_E);
-    each_vector(e, false);
+    compare_live(e, VECTORS_LOWER);
+    uint8_t *none = emit_jcc(e, CC_B), *whole = NULL, *done = NULL;
+    if (host_has(FEAT_AVX2))
+        whole = emit_jcc(e, CC_A);
+    for (unsigned n = 0; n < 16; n++)
+        emit_op(e, MOVAPS_STORE, (int)n, ymm(n));
+    set_live(e, VECTORS_NONE);
+    if (whole) {
+        done = emit_jump(e, NULL, NULL);
+        set_rel32(whole, e->p);
+        for (unsigned n = 0; n < 16; n++)
+            emit_vex(e, MOVAPS_STORE | OP_L, (int)n, 0, ymm(n));
+        emit_vzeroupper(e); /* compiled code is slower with upper halves in use */
+        set_live(e, VECTORS_NONE);
+        set_rel32(done, e->p);
+    }
     set_rel32(none, e->p);
 }
 
@@ -103,9 +149,19 @@ static void emit_thunks(struct Translator *t)
         pop(&e, saved[n]);
     put8(&e, 0xc3);
 
-    t->load_vectors = executable(t, e.p);
-    each_vector(&e, true);
+    t->load_vectors[VECTORS_LOWER] = executable(t, e.p);
+    load_lower(&e);
     put8(&e, 0xc3);
+    if (host_has(FEAT_AVX2)) {
+        t->load_vectors[VECTORS_WHOLE] = executable(t, e.p);
+        compare_live(&e, VECTORS_NONE);
+        uint8_t *lower_live = emit_jcc(&e, CC_NE);
+        load_whole(&e);
+        put8(&e, 0xc3);
+        set_rel32(lower_live, e.p);
+        load_upper(&e);
+        put8(&e, 0xc3);
+    }
 
     /* rax: the Insn; RFLAGS are in their slot, and come back from there */
     t->fallback = executable(t, e.p);
@@ -121,10 +177,17 @@ static void emit_thunks(struct Translator *t)
     pop(&e, H_RCX);
     emit_op(&e, 0x85 | OP_W, H_RAX, rm_reg(H_RAX)); /* test: 0: go on behind the instruction */
     uint8_t *leave = emit_jcc(&e, CC_NE);
-    emit_op(&e, 0x85, H_RCX, rm_reg(H_RCX));
-    uint8_t *no_vectors = emit_jcc(&e, CC_E);
-    each_vector(&e, true);
-    set_rel32(no_vectors, e.p);
+    emit_op(&e, 0x83, 7, rm_reg(H_RCX)); /* cmp */
+    put8(&e, VECTORS_LOWER);
+    uint8_t *none = emit_jcc(&e, CC_B), *whole = host_has(FEAT_AVX2) ? emit_jcc(&e, CC_A) : NULL;
+    load_lower(&e);
+    if (whole) {
+        uint8_t *done = emit_jump(&e, t, NULL);
+        set_rel32(whole, e.p);
+        load_whole(&e);
+        set_rel32(done, e.p);
+    }
+    set_rel32(none, e.p);
     each_register(&e, true, 8);
     emit_load32(&e, H_RAX, rm_gs(offsetof(Cpu, native_flags)));
     put8(&e, 0x04); /* add al, 0x7f: OF */

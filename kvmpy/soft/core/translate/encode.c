@@ -4,18 +4,23 @@ const int8_t host_register[16] = {
     H_R13, H_R14, H_RDX, H_RBX, H_R15, H_RBP, H_RSI, H_RDI, H_R8, H_R9, H_R10, H_R11, H_R12, IN_MEMORY, IN_MEMORY, IN_MEMORY,
 };
 
-void emit_op(Code *e, unsigned op, int reg, Rm rm)
+/* REX of an instruction without its upper half: W, R, X, B. */
+static unsigned rex_bits(unsigned op, int reg, Rm rm)
 {
     unsigned rex = (op & OP_W ? 8u : 0) | (reg & 8 ? 4u : 0);
-    bool force = false;
-    if (rm.kind == RM_REG) {
+    if (rm.kind == RM_REG)
         rex |= rm.reg & 8 ? 1u : 0;
-        force = (op & OP_BYTE) && rm.reg >= 4;
-    } else if (rm.kind != RM_GS) {
+    else if (rm.kind != RM_GS && rm.kind != RM_NONE)
         rex |= (rm.base & 8 ? 1u : 0) | (rm.index >= 0 && rm.index & 8 ? 2u : 0);
-    }
-    if ((op & OP_BYTE) && reg >= 4)
-        force = true;
+    return rex;
+}
+
+static void emit_modrm(Code *e, int reg, Rm rm);
+
+void emit_op(Code *e, unsigned op, int reg, Rm rm)
+{
+    unsigned rex = rex_bits(op, reg, rm);
+    bool force = (op & OP_BYTE) && (reg >= 4 || (rm.kind == RM_REG && rm.reg >= 4));
     if (rm.kind == RM_GS || rm.kind == RM_GS_INDEX)
         put8(e, 0x65);
     if (op & OP_LOCK)
@@ -34,6 +39,29 @@ void emit_op(Code *e, unsigned op, int reg, Rm rm)
     if (map > 1)
         put8(e, map == 2 ? 0x38 : 0x3a);
     put8(e, op & 0xff);
+    emit_modrm(e, reg, rm);
+}
+
+void emit_vex(Code *e, unsigned op, int reg, int vvvv, Rm rm)
+{
+    unsigned rex = rex_bits(op, reg, rm), map = op >> 8 & 3;
+    unsigned last = (~(unsigned)vvvv & 15) << 3 | (op & OP_L ? 4u : 0) | (op & OP_66 ? 1u : op & OP_F3 ? 2u : op & OP_F2 ? 3u : 0);
+    if (rm.kind == RM_GS || rm.kind == RM_GS_INDEX)
+        put8(e, 0x65);
+    if (map == 1 && !(rex & 11)) { /* the short form has R alone */
+        put8(e, 0xc5);
+        put8(e, (rex & 4 ? 0 : 0x80u) | last);
+    } else {
+        put8(e, 0xc4);
+        put8(e, (~rex & 7) << 5 | map);
+        put8(e, (rex & 8 ? 0x80u : 0) | last);
+    }
+    put8(e, op & 0xff);
+    emit_modrm(e, reg, rm);
+}
+
+static void emit_modrm(Code *e, int reg, Rm rm)
+{
     unsigned r = ((unsigned)reg & 7) << 3;
     switch (rm.kind) {
     case RM_REG:
@@ -43,6 +71,8 @@ void emit_op(Code *e, unsigned op, int reg, Rm rm)
         put8(e, 0x04 | r);
         put8(e, 0x25);
         put32(e, (uint32_t)rm.disp);
+        return;
+    case RM_NONE:
         return;
     default:
         break;

@@ -12,7 +12,7 @@ extern const int8_t host_register[16];
 
 /* An r/m operand of the host: a register, memory at [base + index << scale + disp], or a place in the Cpu (gs:disp). */
 typedef struct {
-    enum { RM_REG, RM_MEM, RM_GS, RM_GS_INDEX } kind; /* RM_GS_INDEX: gs:[base + disp] */
+    enum { RM_REG, RM_MEM, RM_GS, RM_GS_INDEX, RM_NONE } kind; /* RM_GS_INDEX: gs:[base + disp]; RM_NONE: no ModRM byte */
     int8_t reg, base, index; /* index: host number, or -1; never rsp */
     uint8_t scale;
     int32_t disp;
@@ -50,9 +50,12 @@ static inline void put64(Code *e, uint64_t v)
 #define OP_W 0x80000u    /* REX.W */
 #define OP_BYTE 0x100000u /* byte registers: a REX prefix, so that 4 to 7 are SPL to DIL */
 #define OP_LOCK 0x200000u
+#define OP_L 0x400000u   /* VEX.L: 256 bits */
 
 /* op reg, rm (or with reg an opcode extension). An immediate follows by put8, put32. */
 void emit_op(Code *e, unsigned op, int reg, Rm rm);
+/* The same with a VEX prefix; vvvv: 0 where there is no such operand. */
+void emit_vex(Code *e, unsigned op, int reg, int vvvv, Rm rm);
 
 static inline void emit_mov(Code *e, int to, int from) { emit_op(e, 0x89 | OP_W, from, rm_reg(to)); }
 static inline void emit_load(Code *e, int to, Rm from) { emit_op(e, 0x8b | OP_W, to, from); }

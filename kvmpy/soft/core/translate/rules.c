@@ -49,9 +49,13 @@ emit_fn emitter[INSN_COUNT] = {
 
 static void prepare(void)
 {
-    for (unsigned id = 0; id < INSN_COUNT; id++)
-        if (!emitter[id] && vector_instruction(id))
+    host_prepare();
+    for (unsigned id = 0; id < INSN_COUNT; id++) {
+        if (emitter[id] && !host_has(insn_table[id].feature))
+            emitter[id] = NULL;
+        else if (!emitter[id] && vector_instruction(id))
             emitter[id] = translate_vector;
+    }
 }
 
 void emitters_prepare(void)

@@ -36,7 +36,7 @@ static uint64_t single(Cpu *c, const Insn *i)
     struct RunState *r = c->run;
     Block *b = i->block;
     uint64_t epoch = code_epoch(c->vm);
-    uint8_t trap = c->trap_sse;
+    uint8_t trap_sse = c->trap_sse, trap_avx = c->trap_avx;
     cc_explicit(c, from_native(c->native_flags));
     r->single[0] = *i;
     r->single[0].exec = decode_handler(i);
@@ -55,7 +55,7 @@ static uint64_t single(Cpu *c, const Insn *i)
         c->budget += r->single[1].left;
         return LEFT_RIP;
     }
-    if (unlikely(c->attention || c->trap_sse != trap)) /* events are looked at where the block ends */
+    if (unlikely(c->attention || c->trap_sse != trap_sse || c->trap_avx != trap_avx)) /* events are looked at where the block ends */
         return (uintptr_t)(i + 1);
     return 0;
 }

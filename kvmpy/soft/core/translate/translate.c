@@ -270,21 +270,21 @@ static void emit_handler(Emit *e)
     e->flags = (Flags){FLAGS_MEMORY | FLAGS_HOST, NULL};
 }
 
-static bool is_vector(const Insn *i) { return emitter[i->id] == translate_vector; }
-
-static bool has_vectors(const Block *b)
+/* What the block wants live (VECTORS_*). */
+static unsigned block_vectors(const Block *b)
 {
+    unsigned most = VECTORS_NONE;
     for (unsigned n = 0; n < b->count; n++)
-        if (is_vector(&b->insn[n]))
-            return true;
-    return false;
+        if (vectors_wanted(&b->insn[n]) > most)
+            most = vectors_wanted(&b->insn[n]);
+    return most;
 }
 
 /* The first instruction before which nobody can see the flags that the block was entered with: it sets them all. NULL: there is
    none, the block may be left or read flags before. */
 static const Insn *first_writer(const Block *b)
 {
-    if (has_vectors(b))
+    if (block_vectors(b))
         return NULL;
     for (const Insn *i = b->insn; i->left; i++) {
         const InsnInfo *info = &insn_table[i->id];
@@ -312,17 +312,23 @@ static void emit_budget(Emit *e, const Insn *insn, const Insn *before)
     flags_clobbered(e);
 }
 
-static void emit_vectors_entry(Emit *e)
+static void emit_vectors_entry(Emit *e, unsigned wanted)
 {
     Code *o = &e->code;
-    emit_op(o, 0x80, 7, rm_gs(offsetof(Cpu, trap_sse))); /* refused or unmasked: the handlers know what to do */
+    /* refused or unmasked: the handlers know what to do */
+    if (wanted == VECTORS_WHOLE) {
+        _Static_assert(offsetof(Cpu, trap_avx) == offsetof(Cpu, trap_sse) + 1, "both are compared at once");
+        emit_op(o, 0x83 | OP_66, 7, rm_gs(offsetof(Cpu, trap_sse)));
+    } else {
+        emit_op(o, 0x80, 7, rm_gs(offsetof(Cpu, trap_sse)));
+    }
     put8(o, 0);
     emit_guard(e, CC_NE);
     emit_interpret(e);
     emit_op(o, 0x80, 7, rm_gs(offsetof(Cpu, vectors_live)));
-    put8(o, 0);
-    uint8_t *live = emit_jcc(o, CC_NE);
-    emit_call(o, e->t, e->t->load_vectors);
+    put8(o, wanted);
+    uint8_t *live = emit_jcc(o, CC_AE);
+    emit_call(o, e->t, e->t->load_vectors[wanted]);
     set_rel32(live, o->p);
 }
 
@@ -399,8 +405,9 @@ static bool emit_block(Emit *e, const Insn *writer)
     b->by_memory = (uint16_t)(e->code.p - b->code);
     if (!writer)
         emit_budget(e, b->insn, NULL);
-    if (has_vectors(b))
-        emit_vectors_entry(e);
+    unsigned vectors = block_vectors(b);
+    if (vectors)
+        emit_vectors_entry(e, vectors);
     for (unsigned n = 0; n < b->count; n++) {
         e->i = &b->insn[n];
         e->open = NULL;

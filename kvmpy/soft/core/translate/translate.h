@@ -18,6 +18,9 @@ typedef struct {
     uint64_t *key;  /* between pages: the code_key the link holds under (writable address); NULL inside a page */
 } Exit;
 
+/* Cpu.vectors_live: of the vector registers the host's hold nothing, the lower halves (the upper ones are zero, or whatever), or all. */
+enum { VECTORS_NONE, VECTORS_LOWER, VECTORS_WHOLE };
+
 struct Translator {
     uint8_t *writable;          /* the code cache as data */
     uint8_t *executable;        /* the same memory as code */
@@ -29,7 +32,7 @@ struct Translator {
     const uint8_t *exit_saved;  /* thunks, executable addresses: leave, the state is in memory already */
     const uint8_t *exit;        /* spill registers, leave with rax */
     const uint8_t *fallback;    /* execute the instruction at rax by its handler */
-    const uint8_t *load_vectors;
+    const uint8_t *load_vectors[VECTORS_WHOLE + 1]; /* by VECTORS_*: makes what is live be that */
 };
 
 /* What `enter` gives: 0: to the run loop, RIP is set; an Exit with LEFT_EXIT; else the instruction to go on with. */
