@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from kvmpy.cli import status
 from kvmpy.cli.main import say
-from kvmpy.errors import ConfigError, HostError
+from kvmpy.errors import HostError, ImageError
 
 _RED, _BOLD, _PLAIN = "\x1b[1;31m", "\x1b[1m", "\x1b[0m"
 
@@ -24,7 +24,7 @@ def autopsy(arguments: Namespace) -> int:
         with open(arguments.file, encoding="utf-8", errors="replace") as file:
             found = read(file.read(), arguments.file)
     except OSError as error:
-        raise ConfigError(f"{arguments.file}: {error.strerror}") from None
+        raise ImageError(f"{arguments.file}: {error.strerror}") from None
     if arguments.json:
         print(json.dumps(found.as_dict()))
     else:

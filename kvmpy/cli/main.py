@@ -43,7 +43,7 @@ class Parser(argparse.ArgumentParser):
 
 def build_parser(command: str = "") -> argparse.ArgumentParser:
     """The whole command line, or, where the first word is known to name a `command`, what that one needs."""
-    parser = Parser(prog="kvmpy", description="A hypervisor that a person can script.")
+    parser = Parser(prog="kvmpy", description="A hypervisor that a person can script.", formatter_class=RawFormatter, epilog=status.COMMON)
     parser.add_argument("--version", action="version", version=f"kvmpy {sys.modules['kvmpy'].__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     add = {
@@ -176,8 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = build_parser(words[0] if words else "").parse_args(words)
         command = _command(arguments.command)
         code = command(arguments)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         return status.INTERRUPTED
@@ -197,51 +196,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(name: str) -> Callable[[argparse.Namespace], int]:
-    """What a subcommand calls."""
-    if name == "run":
-        from kvmpy.cli.run import run
+    """What a subcommand calls: the function of its name in the module of its name."""
+    import importlib
 
-        return run
-    if name == "trace":
-        from kvmpy.cli.trace import trace
-
-        return trace
-    if name == "report":
-        from kvmpy.cli.report import report
-
-        return report
-    if name == "autopsy":
-        from kvmpy.cli.autopsy import autopsy
-
-        return autopsy
-    if name == "spy":
-        from kvmpy.cli.spy import spy
-
-        return spy
-    if name == "repl":
-        from kvmpy.cli.repl import repl
-
-        return repl
-    if name == "coverage":
-        from kvmpy.cli.coverage import coverage
-
-        return coverage
-    if name == "image":
-        from kvmpy.cli.image import image
-
-        return image
-    from kvmpy.cli.info import info
-
-    return info
+    call: Callable[[argparse.Namespace], int] = getattr(importlib.import_module(f"kvmpy.cli.{name}"), name)
+    return call
 
 
 def _open_standard_files() -> None:
-    """Closed ones become /dev/null. Left closed, the next file that is opened takes the number: guest memory would be read as keys."""
+    """Closed ones become /dev/null. Left closed, the next file that is opened takes the number: guest memory would be read as keys.
+    Python has None where one was closed at its start."""
     while True:
         fd = os.open(os.devnull, os.O_RDWR)
         if fd > 2:
             os.close(fd)
-            return
+            break
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", errors="replace", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", errors="replace", closefd=False)
 
 
 def status_of_error(error: KvmpyError) -> int:
@@ -263,8 +236,7 @@ def say(text: str) -> None:
 def tell(text: str) -> None:
     """A line on standard error; silent when there is nobody to read it."""
     try:
-        if sys.stderr is not None:
-            print(text, file=sys.stderr, flush=True)
+        print(text, file=sys.stderr, flush=True)
     except (OSError, ValueError):
         pass
 

@@ -43,7 +43,7 @@ def run(arguments: Namespace, watch: Watch | None = None) -> int:
     if arguments.boot == "help":
         return list_protocols()
     if arguments.image is None and not arguments.disk:
-        raise ConfigError("an IMAGE or a --disk is wanted (see kvmpy run --help)")
+        raise ConfigError(f"an IMAGE or a --disk is wanted (see kvmpy {arguments.command} --help)")
     log = (lambda text: None) if arguments.quiet else say
     timeout = _seconds(arguments.timeout)
     if arguments.until == "":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kvmpy.cli import status
 from kvmpy.cli.main import say, tell
 from kvmpy.cli.run import symbol_file
-from kvmpy.cli.trace import Output, read_filter, table_length
+from kvmpy.cli.trace import Output, positive, read_filter
 from kvmpy.errors import ConfigError, MissingCapability
 from kvmpy.trace.event import Event
 from kvmpy.trace.formats import Format
@@ -28,12 +28,12 @@ def spy(arguments: Namespace) -> int:
     """The subcommand; gives the exit status."""
     command = arguments.command_line
     command = command[1:] if command[:1] == ["--"] else command
-    top = table_length(arguments.top)
+    top = positive("--top", arguments.top)
     if bool(command) == (arguments.pid is not None):
         raise ConfigError("either -p PID or a command is wanted: kvmpy spy -- COMMAND ...")
     if arguments.format not in (None, "text") and arguments.output is None and arguments.count:
         raise ConfigError("--format without -o, where only the tables are shown")
-    pid = 0 if arguments.pid is None else _pid(arguments.pid)
+    pid = 0 if arguments.pid is None else positive("-p", arguments.pid, "the number of a process")
     session_type = _session()
     symbols = _symbols(arguments.symbols)
     chosen = read_filter(arguments.events, symbols)
@@ -77,16 +77,6 @@ def spy(arguments: Namespace) -> int:
         for line in summary.lines(symbols, top, TRACED):
             tell(line)
     return status.OK if code is None else code
-
-
-def _pid(text: str) -> int:
-    try:
-        pid = int(text)
-    except ValueError:
-        pid = 0
-    if pid < 1:
-        raise ConfigError(f"-p {text}: the number of a process is wanted")
-    return pid
 
 
 def _session() -> type[Spy]:

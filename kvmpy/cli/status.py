@@ -14,6 +14,18 @@ TIMEOUT = 124
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
+COMMON = """\
+kvmpy COMMAND --help tells more of each.
+
+exit status of every command (run, trace and spy have more):
+  0    done
+  64   wrong usage
+  65   a file that was named cannot be used
+  69   the host lacks something, or refused it
+  130  Ctrl-C
+  141  nobody reads standard output any more
+"""
+
 TABLE = """\
 exit status of kvmpy run:
   the guest's   low 8 bits of what it wrote to the debug-exit port 0xF4

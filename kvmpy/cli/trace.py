@@ -31,7 +31,7 @@ BUFFER = 1 << 18
 
 def trace(arguments: Namespace) -> int:
     """The subcommand; gives the exit status."""
-    top = table_length(arguments.top)
+    top = positive("--top", arguments.top)
     if arguments.format not in (None, "text") and arguments.output is None and (arguments.count or arguments.json):
         raise ConfigError("--format without -o, where only the tables are shown")
     if arguments.image is not None and is_trace(arguments.image):
@@ -267,12 +267,12 @@ def same_file(one: str, other: str) -> bool:
     return os.path.exists(one) and os.path.samefile(one, other)
 
 
-def table_length(text: str) -> int:
-    """Of --top."""
+def positive(option: str, text: str, wanted: str = "a number from 1 on") -> int:
+    """The value of an option that takes such a number. ConfigError."""
     try:
         number = int(text)
     except ValueError:
         number = 0
     if number < 1:
-        raise ConfigError(f"--top {text}: a number from 1 on is wanted")
+        raise ConfigError(f"{option} {text}: {wanted} is wanted")
     return number

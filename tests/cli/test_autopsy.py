@@ -64,6 +64,6 @@ def test_the_guests_own_end_has_none(image: Path, tmp_path: Path) -> None:
 def test_files_that_are_none(image: Path, tmp_path: Path) -> None:
     done = kvmpy("autopsy", image)
     assert done.returncode == 65 and done.stderr == f"kvmpy: error: {image}: not an autopsy that kvmpy wrote\n"
-    assert kvmpy("autopsy", tmp_path / "nothing").returncode == 64
+    assert kvmpy("autopsy", tmp_path / "nothing").returncode == 65
     done = kvmpy("run", "--boot", "flat16", "--backend", "soft", "--timeout", "0.2", "--autopsy", tmp_path / "no" / "where", image)
     assert done.returncode == 124 and "error: write" in done.stderr

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -143,6 +144,18 @@ def test_an_output_that_cannot_be_written_ends_the_run(busy: Path, guest: Path, 
     assert done.returncode == 69 and "/dev/full" in done.stderr and "Traceback" not in done.stderr, done.stderr
     done = live(guest, "-o", tmp_path / "none" / "t")
     assert done.returncode == 69 and "No such file" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_standard_files(guest: Path, saved: Path, tmp_path: Path, closed: str) -> None:
+    for status, words in (
+        (5, ["trace", guest, *SMALL]), (0, ["trace", saved]), (0, ["trace", "-c", saved]), (0, ["report", saved]),
+        (65, ["report", tmp_path]),
+    ):
+        command = shlex.join([*COMMAND, *map(str, words)])
+        done = subprocess.run(["bash", "-c", f"{command} {closed}"], capture_output=True, text=True, timeout=60, env=ENVIRONMENT)
+        assert done.returncode == status and "Traceback" not in done.stderr, (words, done)
+        assert "2>&-" not in closed or "kvmpy:" not in done.stdout  # the log is not for standard output
 
 
 def test_a_reader_that_leaves(saved: Path) -> None:

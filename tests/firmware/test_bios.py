@@ -1,4 +1,4 @@
-"""The BIOS on every backend that this host has: each service called by a boot sector, its results read from guest memory. Its disks: test_disks."""
+"""The BIOS on every backend: each service called by a boot sector, results read from guest memory (those of disks in test_disks)."""
 
 from __future__ import annotations
 
