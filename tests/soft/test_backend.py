@@ -163,6 +163,22 @@ def test_kick_and_deadline(make: Make) -> None:
     assert virtual.vm.now() == 123_457
 
 
+def test_turns_end_with_blocks(make: Make) -> None:
+    """Several vCPUs take turns without single steps, and a deadline is met to the instruction even so."""
+    guest = make(b"\x40" * 12 + b"\xeb\xf2", "protected", cpus=3)  # 12 times inc eax; jmp
+    for vcpu in guest.vcpus[1:]:
+        guest.set(vcpu, rip=CODE, rsp=0x7000, rflags=2)
+        sregs = guest.vcpu.get_sregs()
+        vcpu.set_sregs(sregs)
+    guest.vm.set_deadline(1_234_567)
+    assert guest.vm.run().record.exit_reason == INTR
+    assert guest.vm.now() == 1_234_567
+    done = [vcpu.statistics() for vcpu in guest.vcpus]
+    assert sum(one["instructions"] for one in done) == 1_234_567
+    assert sum(one["alone"] for one in done) < 13
+    assert max(one["instructions"] for one in done) - min(one["instructions"] for one in done) <= 2048
+
+
 def test_step_counts_instructions(make: Make) -> None:
     guest = make(b"\x40\x40\x40\x40\xf4")
     assert guest.vcpu.step(3) == DEBUG and guest.vcpu.get_regs().rax == 3 and guest.vcpu.get_regs().rip == CODE + 3

@@ -545,10 +545,11 @@ static void take_answers(Cpu *c)
     }
 }
 
-enum { SLICE_DONE, SLICE_EXIT, SLICE_HALTED };
+enum { SLICE_DONE, SLICE_SHORT, SLICE_EXIT, SLICE_HALTED };
 
-/* Runs c for at most `budget` instructions. */
-static int run_slice(Cpu *c, int64_t budget)
+/* Runs c for at most `budget` instructions. exact: for just so many, where nothing else ends the slice; otherwise it ends before
+   the block that would go beyond, which depends on nothing but the instructions either. */
+static int run_slice(Cpu *c, int64_t budget, bool exact)
 {
     Vm *vm = c->vm;
     struct RunState *r = c->run;
@@ -634,7 +635,11 @@ static int run_slice(Cpu *c, int64_t budget)
         }
         Block *b = block_find(c);
         if (unlikely(b->count > c->budget)) {
-            step_alone(c, true); /* the slice ends inside the block: to the instruction */
+            if (!exact) { /* the next turn is longer than any block */
+                result = SLICE_SHORT;
+                break;
+            }
+            step_alone(c, true);
             continue;
         }
         c->budget -= b->count;
@@ -788,7 +793,7 @@ static int run(Vm *vm, Cpu *only)
             if (c->run->stop_at - done < (uint64_t)budget)
                 budget = (int64_t)(c->run->stop_at - done);
         }
-        int result = run_slice(c, budget);
+        int result = run_slice(c, budget, budget < vm->turn_left);
         vm->turn_left -= vm->slice - c->budget;
         if (result == SLICE_EXIT) {
             fill_record(c);
@@ -801,7 +806,7 @@ static int run(Vm *vm, Cpu *only)
             fill_record(c);
             return (int)c->index;
         }
-        if (result == SLICE_HALTED || vm->turn_left <= 0) {
+        if (result == SLICE_HALTED || result == SLICE_SHORT || vm->turn_left <= 0) {
             vm->turn_left = 0;
             if (shared)
                 vm->turn = (c->index + 1) % vm->cpu_count;
