@@ -327,8 +327,8 @@ class Machine:
             self.cpu[0].start_at(state)
             self.boot_state = state
 
-        if self._coverage is not None and self._coverage.on_load is not None:
-            self._coverage.on_load()
+        if self._coverage is not None:
+            self._coverage.settle()
         self.image = None if path is None else os.fspath(path)
         self._symbols = None
         if self._boot is not None:
@@ -512,6 +512,7 @@ class Machine:
         """Records which code of the guest is executed (kvmpy.coverage.Recorder): `start`, `stop`, `read`. The software CPU's."""
         if self._coverage is None:
             self._coverage = importlib.import_module("kvmpy.coverage").Recorder(self)
+            self._closers.append(self._coverage.settle)
         return self._coverage
 
     # Looking at it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from kvmpy.cli import status
@@ -31,6 +32,7 @@ def coverage(arguments: Namespace) -> int:
         if is_coverage(path):
             run = Coverage.load(path)
             symbols = [*more, *(SymbolFile(name, offset) for name, offset in run.images if all(name != one.path for one in more))]
+            symbols += [SymbolFile(name, 0, [(one, "t", at) for one, at in table]) for name, table in run.tables.items()]
             runs.append((path, run, symbols))
             found.merge(tracefile(run, symbols))
         else:
@@ -61,12 +63,13 @@ def coverage(arguments: Namespace) -> int:
 
 def _merged(runs: Sequence[tuple[str, Coverage, list[SymbolFile]]]) -> tuple[Coverage, list[SymbolFile]]:
     """All runs in one, by address."""
-    merged, symbols, places = Coverage(), list[SymbolFile](), dict[str, tuple[int, str]]()
+    merged, symbols, places = Coverage(), list[SymbolFile](), dict[str, tuple[tuple[int, int], str]]()
     for name, run, files in runs:
         merged.merge(run)
         for file in files:
-            offset, before = places.setdefault(file.path, (file.offset, name))
-            if offset != file.offset:
+            place = file.offset, file.symbols[0].address if file.symbols else 0
+            known, before = places.setdefault(file.path, (place, name))
+            if known != place:
                 raise ConfigError(f"{name}: {file.path} lies elsewhere than in {before} (KASLR): their addresses cannot be added")
             if all(file.path != one.path for one in symbols):
                 symbols.append(file)
@@ -80,11 +83,15 @@ def begin(machine: Machine, path: str) -> None:
             pass
     except OSError as error:
         raise HostError(f"write {path}", error.errno or 0) from None
-    machine.coverage.start()
+    # Jumps matter where there are lines to tell them by; code runs slower while they are recorded.
+    machine.coverage.start(branches=any(file.lines is not None for file in machine.symbols.files))
 
 
 def end(machine: Machine, path: str, log: Callable[[str], None]) -> None:
     """Behind the run: writes the file that its name's end tells."""
+    if not machine.symbols.files:
+        with suppress(ImageError):
+            machine.symbols.add_kernel(machine.memory)
     recorded: Coverage = machine.coverage.read()
     files = machine.symbols.files
     if machine.coverage.lost:
@@ -103,3 +110,5 @@ def end(machine: Machine, path: str, log: Callable[[str], None]) -> None:
     else:
         recorded.save(path)
         log(f"coverage: {path}: {len(recorded)} instructions")
+        if files:
+            log(f"coverage: {by_function(functions(recorded, files), each=False)[-1]}")

@@ -50,6 +50,8 @@ class Coverage:
         self.pages: dict[Page, Bits] = {}
         self.images: list[tuple[str, int]] = []
         """Symbol files of the guest and how far their addresses are moved."""
+        self.tables: dict[str, list[tuple[str, int]]] = {}
+        """Functions and their addresses that no file has: a kernel's, out of its memory."""
         self.branches = False
         """Ways of conditional jumps were recorded."""
 
@@ -63,6 +65,7 @@ class Coverage:
         for page, bits in other.pages.items():
             self.add(page, bits)
         self.images += [image for image in other.images if image not in self.images]
+        self.tables |= other.tables
         self.branches |= other.branches
         return self
 
@@ -73,7 +76,7 @@ class Coverage:
     def only(self, user: bool | None = None, space: int | None = None) -> Coverage:
         """The part that was executed in user mode, or in supervisor mode, or under one CR3."""
         part = Coverage()
-        part.images, part.branches = list(self.images), self.branches
+        part.images, part.tables, part.branches = list(self.images), dict(self.tables), self.branches
         part.pages = {
             page: bits for page, bits in self.pages.items() if user in (None, page.user) and space in (None, page.space)
         }  # fmt: skip
@@ -111,8 +114,8 @@ class Coverage:
         return found
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Writes a file of some hundred bytes for each page. Raises HostError."""
-        about = json.dumps({"images": self.images, "branches": self.branches}).encode()
+        """Writes a file of some hundred bytes for each page, and the tables. Raises HostError."""
+        about = json.dumps({"images": self.images, "tables": self.tables, "branches": self.branches}).encode()
         parts = [struct.pack("<I", len(about)), about]
         for page, bits in sorted(self.pages.items()):
             parts.append(_KEY.pack(page.linear, page.space, page.user))
@@ -140,11 +143,15 @@ class Coverage:
 
     @classmethod
     def _unpack(cls, packed: bytes) -> Coverage:
-        data = memoryview(zlib.decompressobj().decompress(packed, _MOST))
+        unpacker = zlib.decompressobj()
+        data = memoryview(unpacker.decompress(packed, _MOST))
+        if not unpacker.eof:
+            raise ValueError
         (size,) = struct.unpack_from("<I", data)
         about = json.loads(bytes(data[4 : 4 + size]))
         self = cls()
         self.images = [(str(path), int(offset)) for path, offset in about["images"]]
+        self.tables = {str(name): [(str(one), int(at)) for one, at in table] for name, table in about["tables"].items()}
         self.branches = bool(about["branches"])
         rest, step = data[4 + size :], _KEY.size + 4 * _BITS
         if len(rest) % step:

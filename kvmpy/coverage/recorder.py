@@ -20,8 +20,8 @@ class Recorder:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._branches = False
-        self.on_load: Callable[[], None] | None = None
-        """Called before the machine loads another image, whose code is another one at the same addresses."""
+        self.collect: Callable[[Coverage], None] | None = None
+        """Takes what is recorded before it would be lost: the machine loads another image, or is closed."""
 
     def start(self, *, branches: bool = True, spaces: bool = False) -> Recorder:
         """Records from now on, added to what is recorded. `branches`: also which ways conditional jumps go. `spaces`: user code apart
@@ -59,11 +59,21 @@ class Recorder:
         symbols = self._machine.symbols
         len(symbols)  # finds out where a kernel has moved itself
         found.images = [(os.path.abspath(file.path), file.offset) for file in symbols.files if os.path.isfile(file.path)]
+        found.tables = {
+            file.path: [(one.name, one.address) for one in file.listing() if one.function]
+            for file in symbols.files if not os.path.isfile(file.path)
+        }  # fmt: skip
         if hasattr(vm, "read_coverage"):
             for page in vm.read_coverage():
                 bits = Bits(*(_number(one) for one in (page.start, page.bytes, page.taken, page.passed)))
                 found.add(Page(page.linear, bool(page.user), page.space), bits)
         return found
+
+    def settle(self) -> None:
+        """Hands over what is recorded and forgets it: other code will stand at the same addresses."""
+        if self.collect is not None:
+            self.collect(self.read())
+        self.clear()
 
     def __enter__(self) -> Recorder:
         return self.start()

@@ -36,6 +36,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--kvmpy-strict", action="store_true",
         help="tests fail where they would be skipped because this host has no usable KVM, or no compiler and binutils",
     )
+    from kvmpy.testing import coverage_options
+
+    coverage_options.add(group)
     parser.addini("kvmpy_backends", "as --kvmpy-backends", default="")
 
 
@@ -49,6 +52,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", MARKER)
     if wrong := [name for name in _wanted(config) if name not in BACKENDS]:
         raise pytest.UsageError(f"--kvmpy-backends {','.join(wrong)}: of {', '.join(BACKENDS)}")
+    if config.getoption("--guest-cov") is not None or config.getoption("--guest-cov-report"):
+        from kvmpy.testing.coverage import GuestCoverage
+
+        config.pluginmanager.register(GuestCoverage(config), "kvmpy-guest-cov")
 
 
 def _wanted(config: pytest.Config) -> tuple[str, ...]:
