@@ -32,7 +32,7 @@ def coverage(arguments: Namespace) -> int:
         if is_coverage(path):
             run = Coverage.load(path)
             symbols = [*more, *(SymbolFile(name, offset) for name, offset in run.images if all(name != one.path for one in more))]
-            symbols += [SymbolFile(name, 0, [(one, "t", at) for one, at in table]) for name, table in run.tables.items()]
+            symbols += [SymbolFile(name, 0, table) for name, table in run.tables.items()]
             runs.append((path, run, symbols))
             found.merge(tracefile(run, symbols))
         else:

@@ -50,8 +50,8 @@ class Coverage:
         self.pages: dict[Page, Bits] = {}
         self.images: list[tuple[str, int]] = []
         """Symbol files of the guest and how far their addresses are moved."""
-        self.tables: dict[str, list[tuple[str, int]]] = {}
-        """Functions and their addresses that no file has: a kernel's, out of its memory."""
+        self.tables: dict[str, list[tuple[str, str, int]]] = {}
+        """Symbols that no file has, by name, kind ("t": a function) and address: a kernel's, out of its memory."""
         self.branches = False
         """Ways of conditional jumps were recorded."""
 
@@ -151,7 +151,7 @@ class Coverage:
         about = json.loads(bytes(data[4 : 4 + size]))
         self = cls()
         self.images = [(str(path), int(offset)) for path, offset in about["images"]]
-        self.tables = {str(name): [(str(one), int(at)) for one, at in table] for name, table in about["tables"].items()}
+        self.tables = {str(name): [(str(one), str(kind), int(at)) for one, kind, at in table] for name, table in about["tables"].items()}
         self.branches = bool(about["branches"])
         rest, step = data[4 + size :], _KEY.size + 4 * _BITS
         if len(rest) % step:

@@ -60,7 +60,7 @@ class Recorder:
         len(symbols)  # finds out where a kernel has moved itself
         found.images = [(os.path.abspath(file.path), file.offset) for file in symbols.files if os.path.isfile(file.path)]
         found.tables = {
-            file.path: [(one.name, one.address) for one in file.listing() if one.function]
+            file.path: [(one.name, "t" if one.function else "d", one.address) for one in file.listing()]
             for file in symbols.files if not os.path.isfile(file.path)
         }  # fmt: skip
         if hasattr(vm, "read_coverage"):
