@@ -20,9 +20,10 @@ from kvmpy.cpu import Cpu
 from kvmpy.devices.base import Clock, Device
 from kvmpy.doorbells import Bell, Doorbells, make_doorbells
 from kvmpy.ends import End, Ends
-from kvmpy.errors import ConfigError, HostError, ImageError
+from kvmpy.errors import ConfigError, HostError
 from kvmpy.host.images.magic import is_qcow2
 from kvmpy.host.tap import Tap
+from kvmpy.inspection import Inspection
 from kvmpy.irq import Inputs, Line, lines_of
 from kvmpy.loop import Loop, MsrHandler
 from kvmpy.memory import GuestMemory
@@ -47,7 +48,7 @@ MOST_CPUS = 255
 REASONS_TO_REBOOT = ("stop", "reboot")
 
 
-class Machine:
+class Machine(Inspection):
     """Memory, vCPUs, interrupt chips and PIT of the backend, and the devices of a machine type:
     "pc" has PCI and what a PC has beside it, "micro" serial ports and virtio-mmio (`kvmpy.board`).
 
@@ -86,10 +87,8 @@ class Machine:
         self._boot: Callable[[], None] | None = None
         self._faults: Any = None
         self._coverage: Any = None
-        self._symbols: Any = None
         self._watch: Watcher | None = None
-        self.image: str | None = None
-        """Path of the image that was loaded."""
+        self.image = None
         self.debugger: Any = None
         """The GdbServer that commands runs, where there is one."""
         self._running = False
@@ -99,8 +98,7 @@ class Machine:
         self._seconds = 0.0
         self._inputs = Inputs(self._drive)
         self._warned: set[str] = set()
-        self.ended: Verdict | None = None
-        """How the last run ended."""
+        self.ended = None
         self.on_reset = on_reset
         self.resets = 0
         self.device_events: Counter[str] = Counter()
@@ -417,7 +415,7 @@ class Machine:
         """
         self.loop.on_msr = handler
 
-    # Debugging. The parts are of a higher layer and are loaded when they are asked for.
+    # Debugging: what Inspection has not.
 
     def debug(self, where: str = ":1234", *, wait: bool = True, arch: str = "auto", python: bool = False) -> Any:
         """Opens a GDB stub at ":PORT", "HOST:PORT" or "unix:PATH" (without a host: 127.0.0.1) and gives its GdbServer.
@@ -435,70 +433,9 @@ class Machine:
         self._closers.append(server.close)
         return server
 
-    @property
-    def symbols(self) -> Any:
-        """Names and source lines (kvmpy.debug.symbols.Symbols), of the loaded image as far as it tells; `add` takes more."""
-        if self._symbols is None:
-            module = importlib.import_module("kvmpy.debug.symbols")
-            self._symbols = module.Symbols(self)
-            if self.image is not None and module.has_symbols(self.image):
-                try:
-                    self._symbols.add(self.image)
-                except ImageError:
-                    pass  # nobody asked for this file's; a kernel's own table can be taken from memory later
-        return self._symbols
-
-    def symbol(self, name: str) -> Any:
-        """Address of a symbol (kvmpy.debug.symbols.Address: an int with its symbol and source line). KeyError where no file knows it."""
-        symbol = self.symbols.symbol(name)
-        if symbol is None:
-            raise KeyError(name)
-        return importlib.import_module("kvmpy.debug.symbols").Address(symbol, self.symbols.line(symbol.address))
-
-    def where(self, cpu: int = 0) -> Any:
-        """Where a vCPU stands (kvmpy.debug.symbols.Place): as text "start_kernel+0x1c (main.c:12)", or the linear address where nothing
-        is known."""
-        from kvmpy.regs import linear_rip
-
-        vcpu = self.cpu[cpu].vcpu
-        return self.symbols.place(linear_rip(vcpu.get_regs(), vcpu.get_sregs()))
-
-    def backtrace(self, cpu: int = 0, limit: int = 64) -> Any:
-        """The call stack of a vCPU (kvmpy.debug.unwind.backtrace.Backtrace: a list of Frame whose text has a line for each).
-        Nothing that the guest's stack holds makes it raise."""
-        return importlib.import_module("kvmpy.debug.unwind.backtrace").backtrace(self, cpu, limit)
-
-    def page_table(self, cpu: int = 0) -> Any:
-        """What the page tables of a vCPU map: a list of Mapping (kvmpy.debug.pagetable), neighbours with the same flags joined, whose
-        text is a table. Empty while paging is off."""
-        return importlib.import_module("kvmpy.debug.pagetable").page_table(self.memory, self.cpu[cpu].vcpu.get_sregs())
-
-    def page_walk(self, address: int, cpu: int = 0) -> Any:
-        """How the page tables of a vCPU lead from a linear address to memory (kvmpy.debug.pagewalk.Walk); as text a line for each table."""
-        sregs = self.cpu[cpu].vcpu.get_sregs()
-        control = {name: int(getattr(sregs, name)) for name in ("cr0", "cr3", "cr4", "efer")}
-        return importlib.import_module("kvmpy.debug.pagewalk").walk(self.memory, address, **control)
-
-    def disassemble(self, address: int | None = None, count: int = 10, before: int = 0, cpu: int = 0) -> Any:
-        """Instructions (kvmpy.debug.code.Listing) at a linear address, by default where the vCPU stands, in its present mode, and
-        `before` of the function's instructions before it where that is known; as text a line each."""
-        return importlib.import_module("kvmpy.debug.code").listing(self, address, count, before, cpu)
-
-    def autopsy(self, verdict: Verdict | None = None) -> Any:
-        """What the machine at rest did last, and why it goes on no more (kvmpy.debug.autopsy.page.Autopsy): one page of text as str(),
-        plain data by as_dict(). `verdict` is the last run's where none is given. Nothing of the guest changes: samples of a loop and
-        what led to a triple fault come of a copy on the software CPU."""
-        return importlib.import_module("kvmpy.debug.autopsy.page").autopsy(self, verdict or self.ended)
-
     def last_output(self, port: int = 0) -> bytes:
         """The end of what the guest wrote to a serial port, up to some 2000 bytes."""
         return self._taps[port].last()
-
-    @property
-    def linux(self) -> Any:
-        """The Linux kernel that runs in the guest (kvmpy.debug.linux.kernel.Linux): `processes()`, `modules()`, `dmesg()`, out of its
-        memory. Raises a KvmpyError, NoLinux, where none is up."""
-        return importlib.import_module("kvmpy.debug.linux.kernel").Linux(self)
 
     @property
     def faults(self) -> Any:
