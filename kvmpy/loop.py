@@ -242,7 +242,7 @@ class Loop:
             while self.verdict is None:
                 reason = run()
                 if reason == EXIT_INTR:
-                    self._look_for_halt(seat)
+                    self.look_for_halt(seat)
                     continue
                 acquire()
                 try:
@@ -319,7 +319,7 @@ class Loop:
         else:
             self._quiet_rounds = 0
 
-    def _look_for_halt(self, seat: Seat) -> None:
+    def look_for_halt(self, seat: Seat) -> None:
         """After an interrupted KVM_RUN: HLT never exits where the interrupt chip is in the kernel, so its state is asked for."""
         state = seat.vcpu.get_mp_state()
         waiting = state in (MP_STATE_UNINITIALIZED, MP_STATE_INIT_RECEIVED)

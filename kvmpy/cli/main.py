@@ -47,8 +47,8 @@ def build_parser(command: str = "") -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"kvmpy {sys.modules['kvmpy'].__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     add = {
-        "run": _add_run, "trace": _add_trace, "report": _add_report, "autopsy": _add_autopsy, "spy": _add_spy, "repl": _add_repl,
-        "info": _add_info, "image": _add_image, "coverage": _add_coverage,
+        "run": _add_run, "trace": _add_trace, "report": _add_report, "diff": _add_diff, "autopsy": _add_autopsy, "spy": _add_spy,
+        "repl": _add_repl, "info": _add_info, "image": _add_image, "coverage": _add_coverage,
     }  # fmt: skip
     for one in [add[command]] if command in add else add.values():
         one(commands)
@@ -79,6 +79,12 @@ def _add_report(commands: Any) -> None:
     from kvmpy.cli.trace_parser import add_report
 
     add_report(commands)
+
+
+def _add_diff(commands: Any) -> None:
+    from kvmpy.cli.diff_parser import add_parser
+
+    add_parser(commands, add_run_options)
 
 
 def _add_autopsy(commands: Any) -> None:

@@ -21,6 +21,8 @@ from kvmpy.verdicts import Crashed, GuestExit, Halted, Stopped, Verdict
 if TYPE_CHECKING:
     from argparse import Namespace
 
+    from kvmpy.backend import Backend
+
 
 class Watch(Protocol):
     """Whoever looks on while a machine runs."""
@@ -45,7 +47,7 @@ def run(arguments: Namespace, watch: Watch | None = None) -> int:
     if arguments.image is None and not arguments.disk:
         raise ConfigError(f"an IMAGE or a --disk is wanted (see kvmpy {arguments.command} --help)")
     log = (lambda text: None) if arguments.quiet else say
-    timeout = _seconds(arguments.timeout)
+    timeout = seconds(arguments.timeout)
     if arguments.until == "":
         raise ConfigError("--until: an empty text")
     ends = _ends(arguments)
@@ -97,10 +99,10 @@ def run(arguments: Namespace, watch: Watch | None = None) -> int:
     return code
 
 
-def make_machine(arguments: Namespace, ends: list[CharEnd], log: Callable[[str], None]) -> Machine:
+def make_machine(arguments: Namespace, ends: list[CharEnd], log: Callable[[str], None], backend: Backend | None = None) -> Machine:
     """The machine that the options tell, loaded and with its symbols, not yet run. `ends` are those of its serial ports."""
     machine = Machine(
-        arguments.memory, _count(arguments.cpus), arguments.cpu, machine=arguments.machine, backend=_backend(arguments, log),
+        arguments.memory, _count(arguments.cpus), arguments.cpu, machine=arguments.machine, backend=backend or _backend(arguments, log),
         clock=arguments.clock, serial=ends, console=arguments.debugcon, devices=_devices(arguments.device), disks=arguments.disk,
         net=arguments.net, assist=not arguments.no_assist, on_reset="stop" if arguments.no_reboot else "reboot",
     )
@@ -135,7 +137,8 @@ def list_protocols() -> int:
     return status.OK
 
 
-def _seconds(text: str | None) -> float | None:
+def seconds(text: str | None) -> float | None:
+    """Of --timeout."""
     if text is None:
         return None
     try:

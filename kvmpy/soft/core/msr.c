@@ -366,6 +366,7 @@ static void exit_for_msr(Cpu *c, const Insn *i, uint32_t index, bool write, uint
     c->msr_rip = c->rip = i->next_rip - i->len;
     c->msr_next_rip = i->next_rip;
     c->run->msr_pending = true;
+    c->run->msr_write = write;
     cpu_exit_after(c, write ? KVM_EXIT_X86_WRMSR : KVM_EXIT_X86_RDMSR);
 }
 
@@ -376,7 +377,7 @@ void msr_complete(Cpu *c)
         return;
     if (r->msr.error)
         raise_error(c, &c->run->boundary[0], EXC_GP, 0);
-    if (r->exit_reason == KVM_EXIT_X86_RDMSR) {
+    if (!c->run->msr_write) { /* the record's reason may be that of a kick by now */
         c->gpr[RAX] = (uint32_t)r->msr.data;
         c->gpr[RDX] = r->msr.data >> 32;
     }

@@ -783,15 +783,18 @@ static int run(Vm *vm, Cpu *only)
             budget = deadline > now ? (int64_t)(deadline - now) : 1;
         uint64_t done = c->stat[STAT_INSTRUCTIONS];
         if (c->run->stop_at != NEVER) {
-            if (done >= c->run->stop_at) {
+            /* an MSR access whose answer is still to be taken, and further writes to devices, belong to the last instruction */
+            bool unfinished = c->run->msr_pending || c->run->write_next < c->run->write_count;
+            if (done >= c->run->stop_at && !unfinished) {
                 exit_debug(c, EXC_DB, 0x4000);
                 c->run->exit_pending = false;
                 c->run->stop_at = NEVER;
                 fill_record(c);
                 return (int)c->index;
             }
-            if (c->run->stop_at - done < (uint64_t)budget)
-                budget = (int64_t)(c->run->stop_at - done);
+            uint64_t left = c->run->stop_at > done ? c->run->stop_at - done : 0;
+            if (left < (uint64_t)budget)
+                budget = (int64_t)left;
         }
         int result = run_slice(c, budget, budget < vm->turn_left);
         vm->turn_left -= vm->slice - c->budget;

@@ -63,6 +63,7 @@ struct RunState {
     /* the exit that ends this run */
     bool exit_pending;
     bool msr_pending; /* an MSR access waits for user space's answer */
+    bool msr_write;   /* it is a WRMSR */
     bool check;       /* an interrupt may be pending */
     bool slow_steps;  /* every instruction runs alone: TF, breakpoints, single-stepping by the host */
     uint64_t io_rip[IO_RIPS]; /* addresses of instructions that were seen to reach devices: blocks end behind them */
