@@ -107,6 +107,8 @@ bool emit_shared(Emit *e, unsigned base, int64_t disp, unsigned size, int kind, 
     bool write = kind == CHECK_WRITE;
     if (e->b->unshared || gather(e, base, &low, &high, &write) < 2 || disp < low || disp + size > high)
         return false;
+    if (base != ZERO_REG && low != (int32_t)low)
+        return false; /* a register that has been moved: the sum fits no displacement */
     flags_keep(e);
     if (base == ZERO_REG)
         emit_constant(o, H_RCX, (uint64_t)low);
