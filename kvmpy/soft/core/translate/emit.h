@@ -65,6 +65,9 @@ bool may_leave(const Insn *i);
 /* Nobody can see these flags of the present instruction: they are overwritten before anything reads them or may leave. */
 bool flags_dead_after(const Emit *e, uint32_t mask);
 
+/* Must RFLAGS hold the guest's flags before the instruction: does it read some, or leave some alone that somebody reads later? */
+bool wants_flags(const Emit *e, uint32_t read, uint32_t changed);
+
 /* ---- memory ---- */
 enum { CHECK_READ, CHECK_WRITE };
 /* The linear address in rcx checked for `size` bytes: then the host address is rax + rcx. What fails goes to the instruction's
@@ -167,6 +170,16 @@ EMITTER(translate_jmp_ev);
 EMITTER(translate_call);
 EMITTER(translate_call_ev);
 EMITTER(translate_ret);
+EMITTER(translate_push_rm);
+EMITTER(translate_loop);
+EMITTER(translate_jcxz);
+EMITTER(translate_bmi);
+EMITTER(translate_lahf);
+EMITTER(translate_sahf);
+EMITTER(translate_carry);
+EMITTER(translate_direction);
+EMITTER(translate_fnstcw);
+EMITTER(translate_mov_selector);
 EMITTER(translate_vector);
 
 #endif

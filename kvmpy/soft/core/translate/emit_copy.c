@@ -38,7 +38,7 @@ static Form form_of(const Insn *i)
 static unsigned opcode_of(const Insn *i)
 {
     uint64_t key = insn_table[i->id].key;
-    unsigned prefix = K_PFX(key) == 3 ? OP_F3 : K_PFX(key) == 4 ? OP_F2 : 0;
+    unsigned prefix = K_PFX(key) == 2 ? OP_66 : K_PFX(key) == 3 ? OP_F3 : K_PFX(key) == 4 ? OP_F2 : 0;
     unsigned op = key & 0x3ff;
     return (op == 0x82 ? 0x80 : op) | prefix; /* 82 is no instruction in 64-bit mode, and means the same */
 }
@@ -54,8 +54,7 @@ static void put_immediate(Emit *e, unsigned size, uint64_t value)
         put32(&e->code, (uint32_t)value);
 }
 
-/* Must RFLAGS hold the guest's flags before the instruction: does it read some, or leave some alone that somebody reads later? */
-static bool wants_flags(const Emit *e, uint32_t read, uint32_t changed)
+bool wants_flags(const Emit *e, uint32_t read, uint32_t changed)
 {
     uint32_t kept = FL_OSZAPC & ~changed;
     return read || (changed && kept && !flags_dead_after(e, kept));
@@ -74,6 +73,54 @@ static void clear_upper(Emit *e, unsigned n, unsigned size)
 
 enum { WRITES_RM = 1, WRITES_REG = 2 };
 
+/* AH, CH, DH, BH. No register that needs a REX prefix goes with them: both operands are copied, the destination to the second byte
+   of rcx or rax, the source to AL. */
+static bool copy_high(Emit *e, unsigned op, const Form *f, int extension, unsigned writes, uint32_t read, uint32_t changed)
+{
+    const Insn *i = e->i;
+    Code *o = &e->code;
+    bool memory = i->flags & INSN_MEM, two = f->reg_size != 0;
+    if (writes == (WRITES_RM | WRITES_REG) || (two && f->reg_size != f->rm_size))
+        return false;
+    bool host_flags = wants_flags(e, read, changed);
+    Rm operand;
+    if (memory) {
+        if (!emit_operand(e, 1, writes & WRITES_RM ? CHECK_WRITE : CHECK_READ, &operand))
+            return false;
+        emit_join(e, &operand);
+        if (i->prefix & PFX_LOCK)
+            op |= OP_LOCK;
+    }
+    if (host_flags)
+        flags_to_host(e);
+    bool to_rm = f->rm_first || !two;
+    unsigned to = to_rm ? i->rm : i->reg, from = to_rm ? i->reg : i->rm;
+    if (two && !(memory && !to_rm)) { /* the source in al */
+        emit_op(o, 0x8b, H_RAX, guest_rm(from >> 3));
+        if (high_byte(from))
+            emit_op(o, 0xb6 | K_0F, H_RAX, rm_reg(H_RAX + 4)); /* movzx eax, ah */
+    }
+    if (memory && to_rm) {
+        emit_op(o, op, H_RAX, operand);
+    } else {
+        int copied = memory ? H_RAX : H_RCX, byte = copied + (high_byte(to) ? 4 : 0);
+        emit_op(o, 0x8b, copied, guest_rm(to >> 3));
+        if (memory)
+            emit_op(o, op, byte, operand);
+        else if (to_rm)
+            emit_op(o, op, two ? H_RAX : extension, rm_reg(byte));
+        else
+            emit_op(o, op, byte, rm_reg(H_RAX));
+        put_immediate(e, f->imm_size, i->imm);
+        if (writes)
+            emit_op(o, 0x89 | OP_66, copied, guest_rm(to >> 3));
+    }
+    if (changed)
+        flags_written(e);
+    emit_resume(e);
+    return true;
+}
+
 /* op reg_or_extension, rm [, immediate] */
 static bool copy(Emit *e, unsigned op, const Form *f, int extension, unsigned writes, uint32_t read, uint32_t changed)
 {
@@ -81,16 +128,12 @@ static bool copy(Emit *e, unsigned op, const Form *f, int extension, unsigned wr
     Code *o = &e->code;
     bool memory = i->flags & INSN_MEM, has_reg = f->reg_size != 0;
     unsigned reg = i->reg, rm = i->rm;
-    if (f->reg_size == 1) {
-        if (high_byte(reg))
-            return false;
+    if ((f->reg_size == 1 && high_byte(reg)) || (!memory && f->rm_size == 1 && high_byte(rm)))
+        return copy_high(e, op, f, extension, writes, read, changed);
+    if (f->reg_size == 1)
         reg >>= 3;
-    }
-    if (!memory && f->rm_size == 1) {
-        if (high_byte(rm))
-            return false;
+    if (!memory && f->rm_size == 1)
         rm >>= 3;
-    }
     bool host_flags = wants_flags(e, read, changed);
     op |= f->rm_size == 1 || f->reg_size == 1 ? OP_BYTE : 0;
     unsigned width = f->reg_size ? f->reg_size : f->rm_size; /* where they differ, the register is what is extended to */
@@ -133,6 +176,8 @@ static bool copy_insn(Emit *e, bool compare)
         if (i->imm & (i->osize == 8 && f.rm_size == 8 ? 63 : 31))
             read = extension == 2 || extension == 3 ? FL_CF : 0;
     }
+    if (i->id == INSN_crc32_Ev)
+        f.reg_size = i->osize; /* what tells the size is the source */
     if (exchange && !(i->flags & INSN_MEM) && i->reg == i->rm)
         return false; /* both results are for one register */
     unsigned writes = compare ? 0 : exchange ? WRITES_RM | WRITES_REG : f.rm_first ? WRITES_RM : WRITES_REG;
@@ -185,11 +230,12 @@ EMITTER(translate_shift_cl)
     const Insn *i = e->i;
     const InsnInfo *info = &insn_table[i->id];
     Form f = form_of(i);
-    if (i->flags & INSN_MEM)
+    if (i->flags & INSN_MEM || (f.rm_size == 1 && high_byte(i->rm)))
         return false;
     bool unseen = flags_dead_after(e, FL_OSZAPC);
     unsigned extension = i->modrm >> 3 & 7;
-    uint32_t read = unseen ? (extension == 2 || extension == 3 ? FL_CF : 0) : FL_OSZAPC;
+    bool through_carry = !f.reg_size && (extension == 2 || extension == 3);
+    uint32_t read = !unseen ? FL_OSZAPC : through_carry ? FL_CF : 0;
     emit_op(&e->code, 0x89, host_register[RCX], rm_reg(H_RCX));
     return copy(e, opcode_of(i), &f, (int)extension, WRITES_RM, read, unseen ? FL_OSZAPC : info->flags_written | info->flags_undefined);
 }

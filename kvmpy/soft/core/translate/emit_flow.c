@@ -67,6 +67,26 @@ EMITTER(translate_push)
     return true;
 }
 
+EMITTER(translate_push_rm)
+{
+    const Insn *i = e->i;
+    unsigned load = 0x8bu | size_op(stack_size(e));
+    Rm from = {0};
+    if (!usual(e) || (i->flags & INSN_MEM && !emit_operand(e, stack_size(e), CHECK_READ, &from)))
+        return false;
+    if (i->flags & INSN_MEM) {
+        emit_op(&e->code, load, H_RAX, from);
+        emit_store(&e->code, rm_slot(SLOT_SCRATCH), H_RAX);
+    }
+    Rm to = push_place(e);
+    emit_join(e, &to);
+    emit_load(&e->code, H_RAX, i->flags & INSN_MEM ? rm_slot(SLOT_SCRATCH) : guest_rm(i->rm));
+    emit_op(&e->code, 0x89u | size_op(stack_size(e)), H_RAX, to);
+    move_sp(e, -(int32_t)stack_size(e));
+    emit_resume(e);
+    return true;
+}
+
 EMITTER(translate_push_imm)
 {
     if (!usual(e))
@@ -109,6 +129,29 @@ EMITTER(translate_jcc)
     emit_exit(e, i->next_rip, -1);
     return true;
 }
+
+/* Jumps by whether RCX, or with 32-bit addresses ECX, is 0. */
+static bool jump_by_count(Emit *e, bool count, unsigned condition)
+{
+    const Insn *i = e->i;
+    unsigned wide = i->amask == ~0ull ? OP_W : 0;
+    int rcx = host_register[RCX];
+    if (i->flags & INSN_CHECK || i->osize == 2 || i->amask == 0xffff)
+        return false;
+    flags_to_memory(e);
+    if (!(e->flags.where & FLAGS_MEMORY))
+        return false;
+    if (count)
+        emit_op(&e->code, 0x8du | wide, rcx, rm_mem(rcx, -1));
+    emit_op(&e->code, 0x85u | wide, rcx, rm_reg(rcx));
+    flags_clobbered(e);
+    emit_exit(e, i->imm, (int)condition);
+    emit_exit(e, i->next_rip, -1);
+    return true;
+}
+
+EMITTER(translate_loop) { return jump_by_count(e, true, CC_NE); }
+EMITTER(translate_jcxz) { return jump_by_count(e, false, CC_E); }
 
 EMITTER(translate_jmp)
 {

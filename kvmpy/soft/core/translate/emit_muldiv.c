@@ -56,9 +56,42 @@ static void divide(Emit *e, unsigned size, int extension)
     emit_resume(e);
 }
 
+/* DIV of AX or DX:AX by 8 or 16 bits. */
+static bool divide_narrow(Emit *e, unsigned size)
+{
+    const Insn *i = e->i;
+    Code *o = &e->code;
+    unsigned extend = (size == 1 ? 0xb6u : 0xb7u) | K_0F;
+    Rm operand;
+    if (i->flags & INSN_MEM) {
+        if (!emit_operand(e, size, CHECK_READ, &operand))
+            return false;
+    } else {
+        if (size == 1 && high_byte(i->rm))
+            return false;
+        flags_keep(e);
+        operand = guest_rm(size == 1 ? i->rm >> 3 : i->rm);
+    }
+    flags_keep(e);
+    emit_op(o, extend | (size == 1 ? OP_BYTE : 0), H_RCX, operand);
+    emit_op(o, 0x89, host_register[RAX], rm_reg(H_RAX));
+    if (size == 1)
+        emit_op(o, 0x38, H_RCX, rm_reg(H_RAX + 4)); /* cmp ah, cl */
+    else
+        emit_op(o, 0x3b | OP_66, H_RDX, rm_reg(H_RCX));
+    emit_guard(e, CC_AE);
+    emit_op(o, (size == 1 ? 0xf6u : 0xf7u | OP_66), 6, rm_reg(H_RCX));
+    emit_op(o, 0x89 | OP_66, H_RAX, rm_reg(host_register[RAX]));
+    flags_clobbered(e);
+    emit_resume(e);
+    return true;
+}
+
 EMITTER(translate_div)
 {
     unsigned size = size_of_operand(e->i);
+    if (size < 4)
+        return divide_narrow(e, size);
     if (!load_divisor(e, size))
         return false;
     emit_op(&e->code, 0x3bu | (size == 8 ? OP_W : 0), H_RDX, rm_reg(H_RCX)); /* a quotient too large, or a divisor of 0 */
@@ -116,6 +149,11 @@ bool emit_memory_operand(const Insn *i, unsigned *size, bool *write)
         fn == translate_cmpxchg) {
         *size = size_of_operand(i);
         *write = fn == translate_cmpxchg;
+        return true;
+    }
+    if (fn == translate_push_rm) {
+        *size = i->osize;
+        *write = false;
         return true;
     }
     return copy_operand(i, size, write);

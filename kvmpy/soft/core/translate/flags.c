@@ -173,6 +173,7 @@ bool may_leave(const Insn *i)
 {
     return i->flags & INSN_MEM || emitter[i->id] == NULL || insn_table[i->id].attributes & A_END || i->id == INSN_push_Zv ||
            i->id == INSN_pop_Zv || i->id == INSN_push_Iz || i->id == INSN_push_Ib || i->id == INSN_leave || i->id == INSN_div_Ev ||
+           i->id == INSN_div_Eb || i->id == INSN_push_Ev ||
            i->id == INSN_idiv_Ev;
 }
 
@@ -199,7 +200,15 @@ uint32_t written_registers(const Insn *i)
     if (fn == translate_compare || fn == translate_compare_rax || fn == translate_jcc || fn == translate_jmp || fn == translate_jmp_ev ||
         fn == translate_nothing)
         return 0;
-    if (fn == translate_push || fn == translate_push_imm || fn == translate_call || fn == translate_call_ev || fn == translate_ret)
+    if (fn == translate_sahf || fn == translate_carry || fn == translate_direction || fn == translate_jcxz)
+        return 0;
+    if (fn == translate_lahf)
+        return 1u << RAX;
+    if (fn == translate_loop)
+        return 1u << RCX;
+    if (fn == translate_bmi)
+        return (s[0] == 'G' ? 1u << i->reg : 0) | (s[0] == 'B' || i->id == INSN_mulx ? 1u << i->vvvv : 0);
+    if (fn == translate_push_rm || fn == translate_push || fn == translate_push_imm || fn == translate_call || fn == translate_call_ev || fn == translate_ret)
         return 1u << RSP;
     if (fn == translate_pop)
         return 1u << RSP | 1u << i->rm;
