@@ -156,13 +156,13 @@ else:
         """Adds what the build needs beside the Python files."""
 
         def make_distribution(self) -> None:
-            wanted = {".css", ".js"}  # of the page of a trace
+            wanted = {"", ".css", ".js"}  # scripts of the Linux guests, Makefile; the page of a trace
             wanted |= {".c", ".h", ".inc", ".def", ".S", ".s", ".ld", ".mk", ".py", ".typed", ".md", ".sh", ".txt", ".bin", ".img"}
             for top in ("kvmpy", "firmware", "guests", "examples", "tests", "docs"):
                 for path in sorted((ROOT / top).rglob("*")):
                     here = path.relative_to(ROOT)
                     built = "blobs" in here.parts or "__pycache__" in here.parts or path.name.startswith("_native")
-                    if path.is_file() and not built and (path.suffix in wanted or path.name == "Makefile"):
+                    if path.is_file() and not built and path.suffix in wanted:
                         self.filelist.append(str(here))
             self.filelist.append("Makefile")
             super().make_distribution()

@@ -1,4 +1,4 @@
-"""A wheel built from clean sources holds the native module and the blobs, and no C sources."""
+"""Clean sources make a source distribution with all that a build needs, and that a wheel with the native module and blobs, without C."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -16,7 +17,7 @@ SOURCES = ("kvmpy", "firmware", "guests", "Makefile", "pyproject.toml", "README.
 
 
 @pytest.mark.slow
-def test_wheel_from_clean_sources(tmp_path: Path) -> None:
+def test_wheel_of_a_source_distribution(tmp_path: Path) -> None:
     pytest.importorskip("build")
     tree = tmp_path / "tree"
     tree.mkdir()
@@ -27,9 +28,13 @@ def test_wheel_from_clean_sources(tmp_path: Path) -> None:
             shutil.copytree(source, tree / name, ignore=unwanted)
         elif source.exists():
             shutil.copy(source, tree / name)
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(tree)]
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(tree)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, env=os.environ | {"OPT": "-O0"}, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    (sources,) = (tmp_path / "dist").glob("*.tar.gz")
+    with tarfile.open(sources) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    assert {str(path.relative_to(tree)) for path in tree.rglob("*") if path.is_file() and "kvmpy.egg-info" not in path.parts} <= packed
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     assert "abi3" in wheel.name
     names = set(zipfile.ZipFile(wheel).namelist())
