@@ -254,7 +254,9 @@ struct Cpu {
     TlbEntry tlb_slow[TLB_SIZE];     /* never holds a fast tag: used while every access needs its alignment checked */
     CodeTarget code_target[CODE_TARGETS];
     uint64_t tlb_log[TLB_SIZE];      /* what walks since the last flush may have put into the tables, see mmu.c */
-    uint32_t tlb_log_count;          /* more than TLB_SIZE: the log has lost some */
+    uint32_t tlb_log_count;          /* of 4 KiB pages, from its start; more than TLB_SIZE: the log has lost some */
+    uint32_t tlb_log_large;          /* of larger pages, from its end */
+    uint64_t tlb_logged[2][TLB_SIZE / 64]; /* index of an entry of 4 KiB pages is in the log: of one address space, global */
 };
 
 /* ---- run.c: faults; none of these returns, so no caller may hold a resource ---- */

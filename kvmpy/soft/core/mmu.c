@@ -223,13 +223,27 @@ static void set_accessed_dirty(Cpu *c, Walk *w, bool write)
 #define LOG_GLOBAL 0x800ull
 #define LOG_SHIFT(e) ((unsigned)(e) & 0x3f)
 
+static unsigned log_index(uint64_t entry) { return entry >> 12 & (TLB_SIZE - 1); }
+
+static uint64_t *logged(Cpu *c, uint64_t entry) { return &c->tlb_logged[!!(entry & LOG_GLOBAL)][log_index(entry) >> 6]; }
+
+/* Larger pages stand at the log's end, so that a flush of one page looks at them alone; of the others each index stands there once,
+   however often it is filled. */
 static void log_fill(Cpu *c, uint64_t linear, unsigned shift, bool global)
 {
-    if (c->tlb_log_count >= TLB_SIZE) {
+    uint64_t entry = (linear & ~0xfffull) | shift | (global ? LOG_GLOBAL : 0), bit = 1ull << (log_index(entry) & 63);
+    if (shift == 12 && *logged(c, entry) & bit)
+        return;
+    if (c->tlb_log_count + c->tlb_log_large >= TLB_SIZE) {
         c->tlb_log_count = TLB_SIZE + 1;
         return;
     }
-    c->tlb_log[c->tlb_log_count++] = (linear & ~0xfffull) | shift | (global ? LOG_GLOBAL : 0);
+    if (shift == 12) {
+        *logged(c, entry) |= bit;
+        c->tlb_log[c->tlb_log_count++] = entry;
+    } else {
+        c->tlb_log[TLB_SIZE - ++c->tlb_log_large] = entry;
+    }
 }
 
 uint32_t mmu_walk(Cpu *c, uint64_t linear, int access, bool user, TlbEntry *out)
@@ -312,47 +326,49 @@ static void invalidate_index(Cpu *c, unsigned n)
     invalidate(&c->tlb_slow[n], n);
 }
 
-static unsigned log_index(uint64_t entry) { return entry >> 12 & (TLB_SIZE - 1); }
-
 static void new_generation(Cpu *c) { c->tlb_generation = ++c->vm->generation; }
 
 void tlb_clear(Cpu *c)
 {
     for (unsigned n = 0; n < TLB_SIZE; n++)
         invalidate_index(c, n);
-    c->tlb_log_count = 0;
+    c->tlb_log_count = c->tlb_log_large = 0;
+    memset(c->tlb_logged, 0, sizeof c->tlb_logged);
     new_generation(c);
 }
 
-void tlb_flush_all(Cpu *c)
+/* Invalidates what the log's part says, and keeps of it what is global where `keep` says so; gives how many. The part goes from
+   `first` on, in steps of 1 or -1. */
+static uint32_t flush_part(Cpu *c, uint64_t *first, int step, uint32_t count, bool keep)
 {
-    if (c->tlb_log_count > TLB_SIZE) {
-        tlb_clear(c);
-        return;
-    }
-    for (uint32_t n = 0; n < c->tlb_log_count; n++)
-        invalidate_index(c, log_index(c->tlb_log[n]));
-    c->tlb_log_count = 0;
-    new_generation(c);
-}
-
-void tlb_flush_nonglobal(Cpu *c)
-{
-    if (c->tlb_log_count > TLB_SIZE) {
-        tlb_clear(c);
-        return;
-    }
     uint32_t kept = 0;
-    for (uint32_t n = 0; n < c->tlb_log_count; n++) {
-        uint64_t entry = c->tlb_log[n];
-        if (entry & LOG_GLOBAL)
-            c->tlb_log[kept++] = entry;
-        else
-            invalidate_index(c, log_index(entry));
+    for (uint32_t n = 0; n < count; n++) {
+        uint64_t entry = first[step * (int)n];
+        if (keep && entry & LOG_GLOBAL) {
+            first[step * (int)kept++] = entry;
+            continue;
+        }
+        invalidate_index(c, log_index(entry));
+        if (LOG_SHIFT(entry) == 12)
+            *logged(c, entry) &= ~(1ull << (log_index(entry) & 63));
     }
-    c->tlb_log_count = kept;
+    return kept;
+}
+
+static void flush_logged(Cpu *c, bool keep)
+{
+    if (c->tlb_log_count > TLB_SIZE) {
+        tlb_clear(c);
+        return;
+    }
+    c->tlb_log_count = flush_part(c, c->tlb_log, 1, c->tlb_log_count, keep);
+    c->tlb_log_large = flush_part(c, &c->tlb_log[TLB_SIZE - 1], -1, c->tlb_log_large, keep);
     new_generation(c);
 }
+
+void tlb_flush_all(Cpu *c) { flush_logged(c, false); }
+
+void tlb_flush_nonglobal(Cpu *c) { flush_logged(c, true); }
 
 /* The tables hold one address space at a time: entries of another PCID are gone when CR3 changes. */
 void tlb_flush_pcid(Cpu *c, uint32_t pcid)
@@ -369,10 +385,9 @@ void tlb_flush_page(Cpu *c, uint64_t linear)
     }
     invalidate_index(c, log_index(linear));
     /* all 4 KiB pieces of a large page go with it */
-    for (uint32_t n = 0; n < c->tlb_log_count; n++) {
-        uint64_t entry = c->tlb_log[n];
-        unsigned shift = LOG_SHIFT(entry);
-        if (shift > 12 && (entry ^ linear) >> shift == 0)
+    for (uint32_t n = 1; n <= c->tlb_log_large; n++) {
+        uint64_t entry = c->tlb_log[TLB_SIZE - n];
+        if ((entry ^ linear) >> LOG_SHIFT(entry) == 0)
             invalidate_index(c, log_index(entry));
     }
     new_generation(c);
@@ -399,6 +414,8 @@ void tlb_flush_phys(Vm *vm, uint64_t phys)
         } else {
             for (uint32_t n = 0; n < c->tlb_log_count; n++)
                 flush_phys_index(c, log_index(c->tlb_log[n]), page);
+            for (uint32_t n = 1; n <= c->tlb_log_large; n++)
+                flush_phys_index(c, log_index(c->tlb_log[TLB_SIZE - n]), page);
         }
     }
 }
