@@ -219,5 +219,5 @@ def test_two_cpus(tmp_path: Path) -> None:
     with Machine("8M", cpus=2, backend="soft") as machine:
         assert machine.load(compile_c(source, tmp_path, 64)).run(0.4) == Stopped("timeout")
         page = machine.autopsy()
-        assert "vCPU 0 spins in wait (100 %" in page.heading
+        assert "vCPU 0 spins in wait (100 %" in page.heading and ", called from _start+0x" in page.heading
         assert section(page, "vCPU 1")[0] == "was not started: waits for a SIPI of another CPU"

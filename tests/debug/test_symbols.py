@@ -1,4 +1,4 @@
-"""Function names in crash reports, from ELF symbol tables."""
+"""Function names in autopsies, from ELF symbol tables."""
 
 import contextlib
 import subprocess

@@ -289,6 +289,9 @@ def _doing(machine: Machine, main: dict[str, Any]) -> str:
         text = f"waits in HLT most of the time ({100 * top['share']:.0f} % of {main['samples']} samples)"
     elif top["share"] < 0.5:
         text = f"is busy, mostly in {top['place']} ({100 * top['share']:.0f} % of {main['samples']} samples)"
+    caller = main["stack"][1].split()[2] if len(main["stack"]) > 1 else "?"
+    if top["first"] is not None and top["first"] <= main["rip"] <= top["last"] and caller != "?":
+        text += f", called from {caller}"
     last = main["exits"][-1] if main["exits"] else None
     if last and last["times"] >= _REPEATED and last["reason"] in ("io", "mmio") and not last["write"]:
         text += f", reading the same over and over: {last['text']}"
