@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 
 ABI = ("constants", "capabilities", "ioctls", "registers", "run", "vm")
-GLUE = ("abi/history.inc", "abi/core.inc", "kvm/glue.inc", "iovector.inc", "devices/virtio/vring.inc")
+GLUE = ("abi/history.inc", "abi/core.inc", "abi/translator.inc", "kvm/glue.inc", "iovector.inc", "devices/virtio/vring.inc")
 
 PRELUDE = '#include "abi/abi.h"\n' + "".join(f'#include "{name}"\n' for name in GLUE)
 

@@ -56,6 +56,7 @@ class Machine(Inspection):
     `net` has one text for each NIC, as `--net` takes it ("user,model=e1000").
     `serial` is the end of COM1, or a sequence of ends for COM1 to COM4: a text as `--serial` takes it ("stdio", "file:PATH", "pty",
     "unix:PATH", "none"), a CharEnd, or None: then output is kept in `machine.serial`, a Capture.
+    `translate` is for the software CPU: "on", "off", or how often a block runs before it is translated to host code.
     `on_reset` says what a reset asked for by the guest does: "stop" ends the run with Reset, "reboot" starts the image again.
     Raises ConfigError for what cannot be built and HostError or MissingCapability for what the host refuses.
     """
@@ -76,6 +77,7 @@ class Machine(Inspection):
         disks: Sequence[Path | DiskSpec] = (),
         assist: bool = True,
         on_reset: str = "stop",
+        translate: int | str | None = None,
     ) -> None:
         if not isinstance(cpus, int) or not 1 <= cpus <= MOST_CPUS:
             raise ConfigError(f"{cpus} CPUs: a machine has 1 to {MOST_CPUS}")
@@ -104,7 +106,7 @@ class Machine(Inspection):
         self.device_events: Counter[str] = Counter()
         """What devices reported, by "device: event"."""
         try:
-            self._build(memory, cpus, cpu, machine, backend, devices, net, clock, serial, console, disks, assist)
+            self._build(memory, cpus, cpu, machine, backend, devices, net, clock, serial, console, disks, assist, translate)
         except BaseException:
             self.close()
             raise
@@ -112,7 +114,7 @@ class Machine(Inspection):
     def _build(
         self, memory: int | str, cpus: int, cpu: str, machine: str, backend: str | Backend, devices: Sequence[Device | VirtioDevice],
         net: Sequence[str | NetSpec], clock: str, serial: End | Sequence[End] | None, console: End | None,
-        disks: Sequence[Path | DiskSpec], assist: bool,
+        disks: Sequence[Path | DiskSpec], assist: bool, translate: int | str | None,
     ) -> None:
         from kvmpy.board import Parts, make_board
         from kvmpy.disks import Disks
@@ -120,9 +122,11 @@ class Machine(Inspection):
         self.memory = GuestMemory(memory)
         self.memory.spaces = lambda cpu: importlib.import_module("kvmpy.debug.spaces").space_of(self, cpu)
         self._closers.append(self.memory.close)
-        self.backend = self._open_backend(backend, clock)
+        self.backend = self._open_backend(backend, clock, translate)
         self.vm: Vm = self.backend.create_vm()
         self._closers.append(self.vm.close)
+        if getattr(self.backend, "threshold", 0) and not getattr(self.vm, "translating", True):
+            self._warn("this host forbids executable memory: guests are interpreted, which is slower")
         self.vm.create_irqchip()
         self.vm.create_pit()
         self.memory.attach(self.vm)
@@ -198,12 +202,16 @@ class Machine(Inspection):
             self._closers.append(doorbells.close)
         return doorbells
 
-    def _open_backend(self, backend: str | Backend, clock: str) -> Backend:
+    def _open_backend(self, backend: str | Backend, clock: str, translate: int | str | None) -> Backend:
         if not isinstance(backend, str):
+            if translate is not None:
+                raise ConfigError("translate: the backend is made already, and has a parameter of that name")
             return backend
         from kvmpy.backends import open_backend
 
-        opened = open_backend("soft" if backend == "auto" and clock == "virtual" else backend, clock=clock)
+        opened = open_backend("soft" if backend == "auto" and clock == "virtual" else backend, clock=clock, translate=translate)
+        if translate is not None and opened.name != "soft":
+            raise ConfigError(f"translate: only the software CPU translates, and the backend is {opened.name}")
         close = getattr(opened, "close", None)
         if close is not None:
             self._closers.append(close)

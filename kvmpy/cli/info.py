@@ -42,8 +42,11 @@ def _soft() -> dict[str, Any]:
     """The software CPU, if it is built in."""
     soft: Any = importlib.import_module("kvmpy.soft")
     if not hasattr(soft, "SoftBackend"):
-        return {"available": False, "features": []}
-    return {"available": True, "features": sorted(features_of(soft.SoftBackend().supported_cpuid()))}
+        return {"available": False, "features": [], "translator": False}
+    backend = soft.SoftBackend(translate="on")
+    with backend.create_vm() as vm:
+        translating = vm.translating
+    return {"available": True, "features": sorted(features_of(backend.supported_cpuid())), "translator": translating}
 
 
 def info(arguments: Namespace) -> int:
@@ -75,6 +78,8 @@ def info(arguments: Namespace) -> int:
     print()
     if soft["available"]:
         print("software CPU: usable everywhere")
+        how = "hot code is translated to host code" if soft["translator"] else "code is interpreted: this host forbids executable memory"
+        print(f"  {how}")
         print(f"  features: {' '.join(soft['features'])}")
     else:
         print("software CPU: not built into this installation")

@@ -147,6 +147,7 @@ def add_run_options(run: argparse.ArgumentParser) -> None:
     add("--cpu", default="max", metavar="MODEL", help="max, x86-64-v1, -v2, -v3, then ,+feature ,-feature (default max)")
     add("--backend", default="auto", metavar="B", help="auto, kvm or soft (default auto)")
     add("--clock", default="host", metavar="C", help="host, or virtual: time counted in instructions (soft only)")
+    add("--translate", metavar="T", help="hot blocks become host code: on, off, or after how many runs (soft only; default on)")
     add("--device", action="append", default=[], metavar="M:CLASS[,k=v]", help="a device of your own from module M (repeatable)")
     add("--no-assist", action="store_true", help="an instruction that KVM cannot emulate is a crash")
     add("--no-reboot", action="store_true", help="a reset ends the run")
@@ -166,9 +167,12 @@ def add_run_options(run: argparse.ArgumentParser) -> None:
     add("--gdb-python", action="store_true", help="monitor py evaluates Python in this process: trust whoever reaches the port")
     add("--symbols", action="append", default=[], metavar="FILE[@OFFSET]",
         help="more symbols: ELF file, System.map, vmlinux (whose KASLR offset is found) (repeatable)")
+    add("--dump-translation", metavar="WHERE[,...]", help="at the end, the translations of blocks at addresses or symbols (soft only)")
+    add("--perf-map", action="store_true", help="write /tmp/perf-PID.map, by which perf names translated blocks (soft only)")
     add("--save-symbols", metavar="FILE", help="write all symbols known to an ELF file, for a debugger's symbol-file")
     add = run.add_argument_group("output").add_argument
     add("--json", action="store_true", help="one JSON object on standard output at the end, with the serial output in it")
+    add("--stats", action="store_true", help="what was counted, on standard error at the end")
     add("--quiet", "-q", action="store_true", help="no log on standard error, only errors and autopsies of crashes")
     add("--autopsy", metavar="FILE", help="keep what the guest did last as JSON, after a crash, a hang, --timeout or Ctrl-C")
     add("--no-autopsy", action="store_true", help="the verdict alone after a crash, a hang or --timeout")

@@ -105,8 +105,13 @@ def make_machine(arguments: Namespace, ends: list[CharEnd], log: Callable[[str],
         arguments.memory, _count(arguments.cpus), arguments.cpu, machine=arguments.machine, backend=backend or _backend(arguments, log),
         clock=arguments.clock, serial=ends, console=arguments.debugcon, devices=_devices(arguments.device), disks=arguments.disk,
         net=arguments.net, assist=not arguments.no_assist, on_reset="stop" if arguments.no_reboot else "reboot",
+        translate=arguments.translate,
     )
     try:
+        if arguments.dump_translation is not None or arguments.perf_map:
+            from kvmpy.cli.counters import check
+
+            check(machine, arguments)
         modules = [(file, text) for file, _, text in (module.partition(",") for module in arguments.module)]
         machine.load(arguments.image, arguments.boot, arguments.initrd, arguments.append, modules)
         log(f"{machine.boot_state.protocol}: {machine.boot_state.summary or 'loaded'}")
@@ -250,6 +255,10 @@ def _finish(machine: Machine, verdict: Verdict, ends: list[CharEnd], arguments: 
             save(found, arguments.autopsy)
         result["autopsy"] = found.as_dict()
     arguments.result = result
+    if arguments.stats or arguments.perf_map or arguments.dump_translation is not None:
+        from kvmpy.cli.counters import lines_of
+
+        lines += lines_of(machine, arguments)
     return lines
 
 

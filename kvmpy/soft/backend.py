@@ -12,6 +12,25 @@ CLOCKS = ("host", "virtual")
 MOST_ENTRIES = 256
 THRESHOLD = 24
 """Runs of a block before it is translated, where nobody says otherwise (KVMPY_TRANSLATE in the environment does)."""
+VARIABLE = "KVMPY_TRANSLATE"
+_U32 = (1 << 32) - 1
+
+
+def threshold_of(translate: int | str | None) -> int:
+    """Runs of a block before it is translated, 0 for never: of "on", "off", a number or its text. None: as KVMPY_TRANSLATE in the
+    environment says, else "on". Raises ConfigError."""
+    told, where = translate, "translate"
+    if told is None:
+        told, where = os.environ.get(VARIABLE, "on"), VARIABLE
+    if told in ("on", "off"):
+        return THRESHOLD if told == "on" else 0
+    try:
+        count = int(told)
+    except ValueError:
+        count = -1
+    if not 0 <= count <= _U32:
+        raise ConfigError(f"{where} {told!r}: on, off, or how often a block runs before it is translated")
+    return count
 
 
 def supported_cpuid() -> list[CData]:
@@ -25,25 +44,31 @@ class SoftBackend:
     """`clock`: "host" runs timers and TSC on the host's clock; "virtual" counts 1 ns per instruction, the same on every run.
 
     `tsc_khz` is the TSC's frequency; 0 takes the core's own (1 GHz). `translate`: blocks that have run so often are translated to
-    host code; 0: everything is interpreted. Raises ConfigError.
+    host code, 0 or "off": everything is interpreted, None: as `threshold_of` says. `code_cache`: bytes for the translations of one
+    VM, which are all dropped when it is full. Raises ConfigError.
     """
 
     name = "soft"
 
-    def __init__(self, clock: str = "host", tsc_khz: int = 0, translate: int | None = None) -> None:
+    def __init__(
+        self, clock: str = "host", tsc_khz: int = 0, translate: int | str | None = None, code_cache: int = lib.KP_CODE_CACHE
+    ) -> None:
         if clock not in CLOCKS:
             raise ConfigError(f"clock {clock!r}: one of {', '.join(CLOCKS)}")
         if not 0 <= tsc_khz < 1 << 32:
             raise ConfigError(f"a TSC of {tsc_khz} kHz")
         self.clock = clock
         self.tsc_khz = tsc_khz
-        self.threshold = int(os.environ.get("KVMPY_TRANSLATE", THRESHOLD)) if translate is None else translate
+        if not lib.KP_CODE_CACHE_LEAST <= code_cache <= lib.KP_CODE_CACHE_MOST:
+            raise ConfigError(f"a code cache of {code_cache} bytes: {lib.KP_CODE_CACHE_LEAST} to {lib.KP_CODE_CACHE_MOST}")
+        self.threshold = threshold_of(translate)
+        self.code_cache = code_cache
 
     def create_vm(self) -> SoftVm:
-        """A VM without memory and vCPUs."""
+        """A VM without memory and vCPUs; one that interprets where the host forbids executable memory (`SoftVm.translating`)."""
         vm = SoftVm(self.clock == "virtual", self.tsc_khz)
         if self.threshold:
-            vm.translate(self.threshold)
+            vm.translate(self.threshold, self.code_cache)
         return vm
 
     def supported_cpuid(self) -> list[CData]:

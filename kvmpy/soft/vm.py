@@ -35,6 +35,8 @@ class SoftVm:
             raise HostError("kp_vm_create", errno.ENOMEM)
         self.virtual_clock = virtual_clock
         self.vcpus: dict[int, SoftVcpu] = {}
+        self.translating = False
+        """Blocks that run often are translated to host code."""
         self._slots: dict[int, int] = {}
         self._taken: CData = None
 
@@ -54,10 +56,32 @@ class SoftVm:
 
     # Running.
 
-    def translate(self, threshold: int) -> bool:
-        """Before it runs: blocks that have run `threshold` times are translated to host code; 0: none. False where the host
-        forbids executable memory."""
-        return int(lib.kp_vm_set_translator(self._pointer(), threshold)) == 0
+    def translate(self, threshold: int, code_cache: int = lib.KP_CODE_CACHE) -> bool:
+        """Before it runs: blocks that have run `threshold` times are translated to host code, into `code_cache` bytes; 0: none.
+        False where the host forbids executable memory."""
+        check("kp_vm_set_code_cache", lib.kp_vm_set_code_cache(self._pointer(), code_cache))
+        done = int(lib.kp_vm_set_translator(self._pointer(), threshold)) == 0
+        self.translating = done and threshold > 0
+        return done
+
+    def translations(self, rip: int | None = None) -> CData:
+        """The blocks that hold an instruction byte at RIP, or all: an owned array of `struct kp_translation`. While it does not run."""
+        where = lib.KP_ANY_RIP if rip is None else rip
+        count = lib.kp_vm_translations(self._pointer(), where, ffi.NULL, 0)
+        found = ffi.new("struct kp_translation[]", count)
+        lib.kp_vm_translations(self._pointer(), where, found, count)
+        return found
+
+    def host_code(self, translation: CData) -> bytes:
+        """The host code of one of `translations`; empty where it is gone."""
+        code = ffi.new("uint8_t[]", translation.code_size)
+        size = lib.kp_vm_host_code(self._pointer(), translation.host, code, translation.code_size)
+        return bytes(ffi.buffer(code, size))
+
+    def thunk(self, host: int) -> str | None:
+        """Name of the common piece of host code at an address."""
+        name = lib.kp_vm_thunk(self._pointer(), host)
+        return ffi.string(name).decode() if name else None
 
     def run(self) -> SoftVcpu:
         """Runs the vCPUs in turns until one exits, and gives that one; KVM_EXIT_INTR stands in its record after a kick or a

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 
-from kvmpy.native import ffi
+from kvmpy.native import ffi, lib
 from kvmpy.regs import identity_map, set_long_mode, set_protected_mode, set_real_mode
 from kvmpy.soft import SoftBackend, SoftVcpu
 
@@ -23,8 +23,11 @@ class Region:
 class Guest:
     """`mode`: "real", "protected" or "long"; vCPU 0 stands at CODE with the code there."""
 
-    def __init__(self, code: bytes = b"\xf4", mode: str = "real", *, clock: str = "virtual", chips: bool = False, cpus: int = 1) -> None:
-        self.backend = SoftBackend(clock)
+    def __init__(
+        self, code: bytes = b"\xf4", mode: str = "real", *, clock: str = "virtual", chips: bool = False, cpus: int = 1,
+        translate: int | str | None = None, code_cache: int = lib.KP_CODE_CACHE,
+    ) -> None:
+        self.backend = SoftBackend(clock, translate=translate, code_cache=code_cache)
         self.pages = mmap.mmap(-1, SIZE)
         view = ffi.from_buffer(self.pages)
         self.host = int(ffi.cast("uintptr_t", view))

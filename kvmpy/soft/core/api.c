@@ -211,31 +211,6 @@ int kp_vm_set_user_msrs(Vm *vm, uint32_t reasons, const uint32_t *ranges, uint32
     return 0;
 }
 
-int kp_vm_set_translator(Vm *vm, uint32_t threshold)
-{
-    code_drop_all(vm);
-    translator_destroy(vm);
-    return threshold == 0 || translator_create(vm, threshold) ? 0 : -EACCES;
-}
-
-int kp_vm_translation(Vm *vm, uint64_t rip, uint32_t n, struct kp_translation *out, uint8_t *code, uint32_t room)
-{
-    const Block *b = code_at(vm, rip, n);
-    if (!b)
-        return -ENOENT;
-    uint32_t size = b->mode & MODE_SIZE;
-    *out = (struct kp_translation){
-        .phys = b->phys, .mode = size == MODE_64 ? 64 : size == MODE_32 ? 32 : 16, .user = !!(b->mode & MODE_USER),
-        .instructions = b->count, .bytes = b->bytes, .runs_left = b->heat,
-    };
-    if (b->code) {
-        out->code_size = b->code_size;
-        out->host = (uintptr_t)executable(vm->translator, b->code);
-        memcpy(code, b->code, b->code_size < room ? b->code_size : room);
-    }
-    return 0;
-}
-
 /* ---- vCPU ---- */
 
 Cpu *kp_vcpu_create(Vm *vm, uint32_t index)
@@ -605,7 +580,8 @@ int kp_vcpu_set_fpu(Cpu *c, const struct kvm_fpu *f)
 
 static const char *const statistic_name[STAT_COUNT] = {
     "instructions", "blocks_built", "blocks_dropped", "code_flushes", "tlb_fills", "page_faults", "exceptions", "interrupts",
-    "io_exits", "mmio_exits", "halts", "alone"};
+    "io_exits", "mmio_exits", "halts", "alone", "instructions_translated", "blocks_translated", "blocks_untranslatable", "code_bytes",
+    "translations_dropped", "code_cache_flushes", "links", "exits_unlinked", "exits_to_loop", "exits_to_handler", "handler_calls"};
 
 void kp_vcpu_exits(Cpu *c, struct kp_exits *exits)
 {

@@ -28,15 +28,6 @@ struct CodeMap {
     Block *hash[1u << HASH_BITS];
 };
 
-Block *code_at(Vm *vm, uint64_t rip, uint32_t n)
-{
-    for (unsigned h = 0; h < 1u << HASH_BITS; h++)
-        for (Block *b = vm->code->hash[h]; b; b = b->hash_next)
-            if (b->rip == rip && n-- == 0)
-                return b;
-    return NULL;
-}
-
 uint64_t code_epoch(const Vm *vm) { return vm->code->epoch; }
 
 int code_create(Vm *vm)
@@ -163,6 +154,16 @@ static void drop(Vm *vm, Block *b)
         b->insn[n].exec = insn_leave;
 }
 
+Block *code_next(Vm *vm, const Block *b)
+{
+    if (b && b->hash_next)
+        return b->hash_next;
+    for (unsigned h = b ? hash_of(b->phys, b->space, b->rip, b->mode) + 1 : 0; h < 1u << HASH_BITS; h++)
+        if (vm->code->hash[h])
+            return vm->code->hash[h];
+    return NULL;
+}
+
 static bool bytes_marked(const struct CodePage *page, unsigned first, unsigned last)
 {
     for (unsigned n = first; n <= last;) {
@@ -190,11 +191,7 @@ static bool page_written(Vm *vm, uint64_t phys, unsigned size)
         mark_bytes(&only, base, b);
         if (bytes_marked(&only, first, last)) {
             drop(vm, b);
-            for (uint32_t n = 0; n < vm->cpu_count; n++)
-                if (vm->cpu[n]) {
-                    vm->cpu[n]->stat[STAT_BLOCKS_DROPPED]++;
-                    break;
-                }
+            vm_count(vm, STAT_BLOCKS_DROPPED);
         }
     }
     memset(page->bytes, 0, sizeof page->bytes);

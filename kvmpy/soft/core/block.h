@@ -5,7 +5,7 @@
 #include "insn.h"
 #include "vm.h"
 
-#define BLOCK_MAX 48 /* instructions */
+#define BLOCK_MAX KP_BLOCK_MAX
 
 /* A successor: valid while the block lives, and between pages only under the translations it was made with. */
 typedef struct {
@@ -28,6 +28,7 @@ struct Block {
     exec_fn first;       /* handler of the first instruction where insn[0].exec counts runs or enters the translation */
     uint8_t *code;       /* its translation (writable address), or NULL */
     uint32_t code_size;
+    uint32_t starts;     /* index of its first instruction's in Translator.start */
     uint8_t shared_misses; /* how often a check for several accesses has failed; many: each gets its own */
     bool unshared;
     uint16_t by_memory;  /* offset of the entry for flags in native_flags; the one for flags in RFLAGS is at 0 */
@@ -70,8 +71,8 @@ bool code_written(Vm *vm, uint64_t phys, uint64_t size);
 /* Does the page hold decoded code? (then stores into it take the slow path) */
 bool code_in_page(Vm *vm, uint64_t phys);
 void code_drop_all(Vm *vm);
-/* The n-th block of those that begin at RIP, or NULL. */
-Block *code_at(Vm *vm, uint64_t rip, uint32_t n);
+/* All blocks one by one: the next after `b`, the first after NULL. */
+Block *code_next(Vm *vm, const Block *b);
 /* Changes when all blocks are dropped. */
 uint64_t code_epoch(const Vm *vm);
 int code_create(Vm *vm);

@@ -11,6 +11,7 @@
 #include "abi/abi.h"
 #include "abi/history.inc"
 #include "abi/core.inc"
+#include "abi/translator.inc"
 
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)

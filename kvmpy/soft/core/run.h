@@ -50,6 +50,7 @@ struct RunState {
     /* the instruction in progress */
     Insn alone[2];
     Insn single[2];   /* of a block, executed by its handler for translated code; behind it the way back there */
+    int64_t entered;  /* translated code runs: the budget up to which its instructions are counted */
     Insn boundary[2]; /* stands for "no instruction" during event delivery */
     LogEntry log[LOG_MAX];
     uint32_t log_count, log_next;
@@ -74,8 +75,22 @@ struct RunState {
 
 enum {
     STAT_INSTRUCTIONS, STAT_BLOCKS_BUILT, STAT_BLOCKS_DROPPED, STAT_CODE_FLUSHES, STAT_TLB_FILLS, STAT_PAGE_FAULTS, STAT_EXCEPTIONS,
-    STAT_INTERRUPTS, STAT_IO_EXITS, STAT_MMIO_EXITS, STAT_HALTS, STAT_ALONE, STAT_COUNT
+    STAT_INTERRUPTS, STAT_IO_EXITS, STAT_MMIO_EXITS, STAT_HALTS, STAT_ALONE,
+    /* the translator: instructions that translated code retired itself; code left for a successor, for the run loop, for an
+       instruction that a handler does; handlers that it called */
+    STAT_INSTRUCTIONS_TRANSLATED, STAT_BLOCKS_TRANSLATED, STAT_BLOCKS_UNTRANSLATABLE, STAT_CODE_BYTES, STAT_TRANSLATIONS_DROPPED,
+    STAT_CODE_CACHE_FLUSHES, STAT_LINKS, STAT_EXITS_UNLINKED, STAT_EXITS_TO_LOOP, STAT_EXITS_TO_HANDLER, STAT_HANDLER_CALLS, STAT_COUNT
 };
+
+/* What happens to the VM is counted with its first vCPU. */
+static inline void vm_count(Vm *vm, unsigned which)
+{
+    for (uint32_t n = 0; n < vm->cpu_count; n++)
+        if (vm->cpu[n]) {
+            vm->cpu[n]->stat[which]++;
+            return;
+        }
+}
 
 _Noreturn void unwind(Cpu *c, int why);
 /* The TLB entry to fetch code at `linear` from; raises the fault, or leaves with KVM_EXIT_INTERNAL_ERROR where no RAM is. */

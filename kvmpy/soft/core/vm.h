@@ -37,6 +37,7 @@ struct KpVm {
     struct { uint32_t first, count, flags; } msr_range[64];
     uint32_t msr_range_count;
     struct Translator *translator; /* NULL: everything is interpreted */
+    uint64_t code_cache;           /* bytes; 0: KP_CODE_CACHE */
     struct CodeMap *code; /* private to block.c: all decoded blocks */
     uint64_t generation;   /* last tlb_generation given out: each is used once in the VM */
     Cpu *current;          /* vCPU in run(), or NULL: its budget counts into the time */

@@ -1,5 +1,5 @@
 /* The code cache: one piece of memory mapped twice, writable and executable, and the thunks at its start. */
-#define _GNU_SOURCE /* memfd_create */
+#define _GNU_SOURCE /* memfd_create, mremap */
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -206,25 +206,59 @@ static void emit_thunks(struct Translator *t)
     t->blocks = t->next = e.p;
 }
 
+static bool both(size_t size, void *w, void *x)
+{
+    if (w != MAP_FAILED && x != MAP_FAILED)
+        return true;
+    if (w != MAP_FAILED)
+        munmap(w, size);
+    if (x != MAP_FAILED)
+        munmap(x, size);
+    return false;
+}
+
+/* Without a name: perf takes names of functions from its map file for such memory alone. */
+static bool map_anonymous(size_t size, void **w, void **x)
+{
+    *w = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (*w == MAP_FAILED)
+        return false;
+    *x = mremap(*w, 0, size, MREMAP_MAYMOVE); /* of shared memory with size 0: a second mapping */
+    if (*x != MAP_FAILED && mprotect(*x, size, PROT_READ | PROT_EXEC)) {
+        munmap(*x, size);
+        *x = MAP_FAILED;
+    }
+    return both(size, *w, *x);
+}
+
+/* Where what was not executable may not become so (PR_SET_MDWE), a file's pages still may from their first mapping on. */
+static bool map_file(size_t size, void **w, void **x)
+{
+    int fd = memfd_create("kvmpy-code", MFD_CLOEXEC);
+    *w = *x = MAP_FAILED;
+    if (fd >= 0 && ftruncate(fd, (off_t)size) == 0) {
+        *w = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        *x = mmap(NULL, size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+    }
+    if (fd >= 0)
+        close(fd);
+    return both(size, *w, *x);
+}
+
 bool translator_create(Vm *vm, uint32_t threshold)
 {
     struct Translator *t = calloc(1, sizeof *t);
     if (!t)
         return false;
     t->threshold = threshold;
+    t->size = vm->code_cache ? vm->code_cache : KP_CODE_CACHE;
+    t->start_room = (uint32_t)(t->size / 8);
     t->exits = calloc(EXIT_COUNT, sizeof *t->exits);
-    int fd = memfd_create("kvmpy-code", MFD_CLOEXEC);
+    t->start = calloc(t->start_room, sizeof *t->start);
     void *w = MAP_FAILED, *x = MAP_FAILED;
-    if (t->exits && fd >= 0 && ftruncate(fd, CODE_CACHE) == 0) {
-        w = mmap(NULL, CODE_CACHE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-        x = mmap(NULL, CODE_CACHE, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-    }
-    if (fd >= 0)
-        close(fd);
-    if (w == MAP_FAILED || x == MAP_FAILED) {
-        if (w != MAP_FAILED)
-            munmap(w, CODE_CACHE);
+    if (!t->exits || !t->start || (!map_anonymous(t->size, &w, &x) && !map_file(t->size, &w, &x))) {
         free(t->exits);
+        free(t->start);
         free(t);
         return false;
     }
@@ -241,9 +275,10 @@ void translator_destroy(Vm *vm)
     struct Translator *t = vm->translator;
     if (!t)
         return;
-    munmap(t->writable, CODE_CACHE);
-    munmap(t->executable, CODE_CACHE);
+    munmap(t->writable, t->size);
+    munmap(t->executable, t->size);
     free(t->exits);
+    free(t->start);
     free(t);
     vm->translator = NULL;
 }
@@ -251,5 +286,5 @@ void translator_destroy(Vm *vm)
 void translator_forget(struct Translator *t)
 {
     t->next = t->blocks;
-    t->exit_count = 0;
+    t->exit_count = t->start_count = 0;
 }

@@ -60,10 +60,25 @@ static uint64_t single(Cpu *c, const Insn *i)
     return 0;
 }
 
+/* Translated code has retired what it took off the budget since the last look, but for `rest` instructions taken and not yet done. */
+static void count_retired(Cpu *c, unsigned rest)
+{
+    c->stat[STAT_INSTRUCTIONS_TRANSLATED] += (uint64_t)(c->run->entered - c->budget - rest);
+}
+
+static unsigned rest_of(uint64_t left)
+{
+    const Insn *next = (const Insn *)(uintptr_t)(left & ~(uint64_t)LEFT_SHARED);
+    return next && next->block ? next->left : 0;
+}
+
 uint64_t translated_fallback(Cpu *c, const Insn *i)
 {
     c->budget += BLOCK_MAX;
+    count_retired(c, i->left);
+    c->stat[STAT_HANDLER_CALLS]++;
     uint64_t left = single(c, i);
+    c->run->entered = c->budget + (left == 0 ? i->left - 1 : left == LEFT_RIP ? 0 : (int64_t)rest_of(left));
     c->budget -= BLOCK_MAX;
     return left;
 }
@@ -130,12 +145,15 @@ const Insn *exec_translated(Cpu *c, const Insn *i)
     *target_of(c, b->rip) = (CodeTarget){.rip = b->rip, .key = c->code_key, .code = entry};
     c->budget += b->count; /* the code takes it itself */
     for (;;) {
+        c->run->entered = c->budget;
         c->budget -= BLOCK_MAX;
         uint64_t left = t->enter(c, entry);
         c->budget += BLOCK_MAX;
         cc_explicit(c, from_native(c->native_flags));
         if (!(left & LEFT_EXIT)) {
             const Insn *next = (const Insn *)(uintptr_t)(left & ~(uint64_t)LEFT_SHARED);
+            count_retired(c, rest_of(left));
+            c->stat[next ? STAT_EXITS_TO_HANDLER : STAT_EXITS_TO_LOOP]++;
             if (unlikely(left & LEFT_SHARED))
                 count_shared_miss(c, next->block);
             if (next && insn_table[next->id].attributes & A_END) {
@@ -153,6 +171,8 @@ const Insn *exec_translated(Cpu *c, const Insn *i)
             return next && next == next->block->insn ? next->block->first(c, next) : next;
         }
         Exit *x = (Exit *)(uintptr_t)(left & ~(uint64_t)LEFT_EXIT);
+        count_retired(c, 0);
+        c->stat[STAT_EXITS_UNLINKED]++;
         c->rip = x->target;
         if (c->budget <= 0 || c->attention || c->run->slow_steps)
             return NULL;
@@ -164,6 +184,8 @@ const Insn *exec_translated(Cpu *c, const Insn *i)
         if (from->mode == to->mode) {
             if (x->key)
                 *x->key = c->code_key;
+            c->stat[STAT_LINKS] += !x->linked;
+            x->linked = true;
             set_rel32(x->patch, to->code + (x->by_memory ? to->by_memory : 0));
         }
         entry = executable(t, to->code + to->by_memory);
@@ -179,12 +201,16 @@ const Insn *exec_counted(Cpu *c, const Insn *i)
         code_drop_all(c->vm);
         translator_forget(c->vm->translator);
         c->stat[STAT_CODE_FLUSHES]++;
+        c->stat[STAT_CODE_CACHE_FLUSHES]++;
         return i->exec(c, i); /* stale now: it leaves */
     }
     if (!translate_block(c, b)) {
+        c->stat[STAT_BLOCKS_UNTRANSLATABLE]++;
         b->insn[0].exec = b->first;
         return b->first(c, i);
     }
+    c->stat[STAT_BLOCKS_TRANSLATED]++;
+    c->stat[STAT_CODE_BYTES] += b->code_size;
     b->insn[0].exec = exec_translated;
     return exec_translated(c, i);
 }

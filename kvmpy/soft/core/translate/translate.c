@@ -3,6 +3,7 @@
 
 #include "emit.h"
 #include "exec.h"
+#include "run.h"
 #include "run_translated.h"
 
 
@@ -411,6 +412,7 @@ static bool emit_block(Emit *e, const Insn *writer)
     for (unsigned n = 0; n < b->count; n++) {
         e->i = &b->insn[n];
         e->open = NULL;
+        e->t->start[b->starts + n] = (uint16_t)(e->code.p - b->code);
         bool end = insn_table[e->i->id].attributes & A_END;
         if (e->i == writer)
             emit_budget(e, e->i + 1, e->i);
@@ -445,16 +447,19 @@ bool translate_block(Cpu *c, Block *b)
     t->next = (uint8_t *)(((uintptr_t)t->next + 15) & ~(uintptr_t)15);
     Emit *e = &(Emit){.code = {t->next}, .t = t, .c = c, .b = b, .i = b->insn, .flags = {FLAGS_HOST, NULL}};
     b->code = t->next;
+    b->starts = t->start_count;
     uint32_t exits = t->exit_count;
     if (!emit_block(e, first_writer(b))) {
         t->exit_count = exits;
         *e = (Emit){.code = {t->next}, .t = t, .c = c, .b = b, .i = b->insn, .flags = {FLAGS_HOST, NULL}};
         emit_block(e, NULL);
     }
+    t->start[b->starts + b->count] = (uint16_t)(e->code.p - b->code);
     emit_stubs(e);
     emit_refusals(e);
     b->code_size = (uint32_t)(e->code.p - b->code);
     t->next = e->code.p;
+    t->start_count += b->count + 1u;
     return true;
 }
 
@@ -466,4 +471,5 @@ void translation_drop(Vm *vm, Block *b)
     o.p = b->code + b->by_memory;
     set_rel32(emit_jump(&o, vm->translator, NULL), b->code + b->refusal_by_memory);
     b->code = NULL;
+    vm_count(vm, STAT_TRANSLATIONS_DROPPED);
 }

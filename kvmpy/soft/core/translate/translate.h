@@ -15,6 +15,7 @@ typedef struct {
     uint64_t target;
     uint8_t *patch; /* writable address of the rel32 that leads to the exit's stub, or to the successor */
     bool by_memory; /* the flags are in native_flags where it is taken */
+    bool linked;    /* it leads to a block, not to its stub */
     uint64_t *key;  /* between pages: the code_key the link holds under (writable address); NULL inside a page */
 } Exit;
 
@@ -27,6 +28,9 @@ struct Translator {
     uint8_t *next, *blocks;     /* first free byte; first byte behind the thunks (writable addresses) */
     Exit *exits;
     uint32_t exit_count;
+    uint16_t *start;            /* offsets in blocks' code where instructions begin, for whoever looks at it */
+    uint32_t start_count, start_room;
+    size_t size;                /* bytes of the code cache */
     uint32_t threshold;         /* runs of a block before it is translated */
     uint64_t (*enter)(Cpu *c, const uint8_t *code); /* runs translated code; gives LEFT_* */
     const uint8_t *exit_saved;  /* thunks, executable addresses: leave, the state is in memory already */
@@ -39,7 +43,6 @@ struct Translator {
 #define LEFT_EXIT 1u
 #define LEFT_SHARED 2u /* with an instruction: a check for several has failed there */
 
-#define CODE_CACHE (32u << 20)
 #define EXIT_COUNT (1u << 18)
 
 void emitters_prepare(void);
@@ -58,7 +61,8 @@ bool translate_block(Cpu *c, Block *b);
 #define MOST_CODE 16384 /* bytes of one block, far above what its 48 instructions need */
 static inline bool translator_full(const struct Translator *t)
 {
-    return t->next + MOST_CODE > t->writable + CODE_CACHE || t->exit_count + 4 > EXIT_COUNT;
+    return t->next + MOST_CODE > t->writable + t->size || t->exit_count + 4 > EXIT_COUNT ||
+           t->start_count + BLOCK_MAX + 1 > t->start_room;
 }
 /* Whoever is still linked to a block that is dropped leaves translated code. */
 void translation_drop(Vm *vm, Block *b);
