@@ -10,6 +10,7 @@
 #define GPR(n) rm_gs(offsetof(Cpu, gpr) + 8u * (unsigned)(n))
 #define MOVAPS_LOAD (0x28u | K_0F)
 #define MOVAPS_STORE (0x29u | K_0F)
+#define VZEROUPPER (0x77u | K_0F)
 #define VINSERTF128 (0x18u | K_0F3A | OP_66 | OP_L)
 
 /* Copies between the Cpu and the frame, which begins at rsp + `above`; rcx is lost. */
@@ -97,7 +98,7 @@ static void spill_vectors(Code *e)
         set_rel32(whole, e->p);
         for (unsigned n = 0; n < 16; n++)
             emit_vex(e, MOVAPS_STORE | OP_L, (int)n, 0, ymm(n));
-        emit_vzeroupper(e); /* compiled code is slower with upper halves in use */
+        emit_vex(e, VZEROUPPER, 0, 0, (Rm){.kind = RM_NONE}); /* compiled code is slower with upper halves in use */
         set_live(e, VECTORS_NONE);
         set_rel32(done, e->p);
     }

@@ -131,12 +131,6 @@ void host_prepare(void);
 bool host_has(unsigned feature); /* AVX and what builds on it: only where there is AVX2 */
 /* What of the vector registers the instruction's emitter wants live: VECTORS_*. */
 unsigned vectors_wanted(const Insn *i);
-static inline void emit_vzeroupper(Code *o)
-{
-    put8(o, 0xc5);
-    put8(o, 0xf8);
-    put8(o, 0x77);
-}
 
 /* By INSN_*; NULL: the handler does it. Complete once emitters_prepare has been called. */
 extern emit_fn emitter[INSN_COUNT];
