@@ -40,6 +40,13 @@ class Parser(argparse.ArgumentParser):
         print(f"{self.prog}: {message}", file=sys.stderr)
         raise SystemExit(status.USAGE)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Of a subcommand: what it does not know is told with its own usage, not with that of kvmpy."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
 
 def build_parser(command: str = "") -> argparse.ArgumentParser:
     """The whole command line, or, where the first word is known to name a `command`, what that one needs."""

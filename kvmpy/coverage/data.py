@@ -128,12 +128,12 @@ class Coverage:
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Coverage:
-        """What `save` wrote. Raises HostError and ImageError."""
+        """What `save` wrote. Raises ImageError."""
         try:
             with open(path, "rb") as file:
                 packed = file.read()
         except OSError as error:
-            raise HostError(f"read {fspath(path)}", error.errno or 0) from None
+            raise ImageError(f"{fspath(path)}: {error.strerror}") from None
         if not packed.startswith(_MAGIC):
             raise ImageError(f"{fspath(path)}: no coverage of kvmpy")
         try:

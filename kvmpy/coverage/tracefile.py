@@ -122,12 +122,12 @@ class Tracefile:
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Tracefile:
-        """A tracefile of kvmpy, lcov or gcov. Raises HostError and ImageError."""
+        """A tracefile of kvmpy, lcov or gcov. Raises ImageError."""
         try:
             with open(path, encoding="utf-8", errors="surrogateescape") as file:
                 return cls.parse(file.read(), fspath(path))
         except OSError as error:
-            raise HostError(f"read {fspath(path)}", error.errno or 0) from None
+            raise ImageError(f"{fspath(path)}: {error.strerror}") from None
 
     @classmethod
     def parse(cls, text: str, name: str = "tracefile") -> Tracefile:

@@ -101,6 +101,13 @@ def test_wrong_usage(arguments):
     assert one_line(result)
 
 
+def test_unknown_options_are_told_by_their_command():
+    for words in (["info"], ["run", "x"], ["image", "info", "x"]):
+        result = kvmpy(*words, "--bogus")
+        assert result.returncode == 64 and result.stderr.startswith(f"usage: kvmpy {words[0]}")
+        assert result.stderr.endswith("unrecognized arguments: --bogus\n")
+
+
 @needs_backend
 def test_images_that_cannot_be_used(guest, tmp_path):
     good = guest(leave(0))

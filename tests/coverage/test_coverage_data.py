@@ -47,7 +47,7 @@ def test_a_file_gives_back_what_was_saved(tmp_path: Path) -> None:
 
 def test_files_that_are_none(tmp_path: Path) -> None:
     path = tmp_path / "x.cov"
-    with pytest.raises(HostError, match=r"x\.cov"):
+    with pytest.raises(ImageError, match=r"x\.cov"):
         Coverage.load(path)
     coverage(x1000=(1, 1, 0, 0)).save(path)
     whole = path.read_bytes()
