@@ -376,3 +376,22 @@ def test_a_backend_that_the_host_has_not():
     probe += "sys.exit(m.main(['run', 'x', '--backend', 'kvm']))"
     result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=30, env=ENVIRONMENT)
     assert result.returncode == 69 and "/dev/null/kvm" in one_line(result)
+
+
+def test_translation_from_the_command_line(guest, tmp_path):
+    image = guest(bytes.fromhex("b9 e8030000 ffc9 75fc b000 e6f4"))  # mov ecx, 1000; dec ecx; jnz
+    arguments = ["run", image, "--boot", "flat32@0x100000", "--backend", "soft", "--memory", "4M"]
+    on = kvmpy(*arguments, "--translate", "1", "--stats", "--dump-translation", "0x100005,0x200000,nobody")
+    if "forbids executable memory" in on.stderr:
+        pytest.skip("this host lets no program make code")
+    assert on.returncode == 0, on.stderr
+    assert "instructions_translated" in on.stderr and " %)" in on.stderr
+    assert "block 0x100005: 32-bit, supervisor, 2 instructions, 4 bytes;" in on.stderr and "  100005  dec " in on.stderr
+    assert "no code has run at 0x200000" in on.stderr and "nobody: neither an address nor a symbol" in on.stderr
+    off = kvmpy(*arguments, "--translate", "off", "--stats", "--dump-translation", "0x100005")
+    assert off.returncode == 0 and "instructions_translated" not in off.stderr and "; interpreted" in off.stderr
+    for wrong in (["--translate", "fast"], ["--translate", "-1"]):
+        result = kvmpy(*arguments, *wrong)
+        assert result.returncode == 64 and one_line(result)
+    if BACKEND == "kvm":
+        assert kvmpy("run", image, "--backend", "kvm", "--boot", "flat32", "--translate", "on").returncode == 64
