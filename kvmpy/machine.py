@@ -46,6 +46,7 @@ Path = str | PathLike[str]
 CLOSE_SECONDS = 10
 MOST_CPUS = 255
 REASONS_TO_REBOOT = ("stop", "reboot")
+_WARNED: set[str] = set()
 
 
 class Machine(Inspection):
@@ -126,7 +127,7 @@ class Machine(Inspection):
         self.vm: Vm = self.backend.create_vm()
         self._closers.append(self.vm.close)
         if getattr(self.backend, "threshold", 0) and not getattr(self.vm, "translating", True):
-            self._warn("this host forbids executable memory: guests are interpreted, which is slower")
+            self._warn_once("this host forbids executable memory: guests are interpreted, which is slower")
         self.vm.create_irqchip()
         self.vm.create_pit()
         self.memory.attach(self.vm)
@@ -245,6 +246,12 @@ class Machine(Inspection):
         if line not in self._warned:
             self._warned.add(line)
             print(f"kvmpy: {line}", file=sys.stderr, flush=True)
+
+    def _warn_once(self, line: str) -> None:
+        """The same once in a process, for what every machine would say."""
+        if line not in _WARNED:
+            _WARNED.add(line)
+            self._warn(line)
 
     def signal_msi(self, address: int, data: int) -> None:
         """A message of a device to local APICs. One that the guest has addressed to nobody goes nowhere."""
