@@ -147,7 +147,7 @@ FUZZ_SECONDS ?= 20
 FUZZ_JOBS ?= 1
 FUZZ_CC := clang
 FUZZ_SAN := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g
-FUZZ_SHARED := tests/fuzz/core/machine.c tests/fuzz/core/guest.c
+FUZZ_SHARED := $(addprefix tests/fuzz/core/,machine.c guest.c assemble.c)
 FUZZ_CORE := $(patsubst tests/fuzz/core/%.c,%,$(filter-out $(FUZZ_SHARED) tests/fuzz/core/replay.c,$(wildcard tests/fuzz/core/*.c)))
 fuzz: fuzz-tools setup
 	@$(MAKE) --no-print-directory fuzz-core FUZZ_BUILD=build/fuzz/bin CC=$(FUZZ_CC) WERROR= NATIVE_OBJ=build/fuzz/obj \

@@ -1,13 +1,17 @@
 /* Makes a guest out of an input. */
 #include "guest.h"
 
-#define CODE_ROOM (STACK_AT - CODE_AT - 512)
+#define CODE_ROOM (STACK_AT - CODE_AT - 0x1000 - 512)
 
 Guest guest_head(Input *in)
 {
     Guest g = {0};
-    g.mode = (unsigned)take(in, 1) % MODE_COUNT;
+    g.mode = (unsigned)take(in, 1);
+    g.assembled = g.mode & 0x80;
+    g.mode %= MODE_COUNT;
     g.options = take(in, 2);
+    if (g.options & 0x8000) /* where most is translated */
+        g.mode = LONG_MODE;
     g.chips = g.options & 1;
     g.cpl = g.options & 2 ? 3 : 0;
     g.seed = take(in, 1);
@@ -32,6 +36,37 @@ static void control_bits(Cpu *c, uint64_t bits)
     (void)kp_vcpu_set_sregs(c, &s);
 }
 
+/* What lies behind the pages of code, stack and data, where the mode has pages of 4 KiB; bases of FS and GS. */
+static void put_pages(Cpu *c, Input *in)
+{
+    static const uint8_t page[] = {0x9, 0xa, 0xf, 0x10, 0x11, 0x12, 0x13, 0x14};
+    static const uint64_t behind[16] = { /* 0: what is there */
+        0, 0x12006, 0x12005, 0x200007, ROM_AT | 7, CODE_AT | 7, DATA_AT | 7, 0x12003, 1ull << 63 | 0x12007, LEAVES_AT | 7, 0x13007, 0x15007,
+        STACK_AT | 7, 0x3f007, 0x40007, 0xfee00007,
+    };
+    for (uint64_t kinds = take(in, 4), n = 0; n < ARRAY_SIZE(page); n++, kinds >>= 4)
+        if (kinds & 15)
+            memcpy(ram + LEAVES_AT + 8 * page[n], &behind[kinds & 15], 8);
+    uint64_t which = take(in, 1);
+    struct kvm_sregs s;
+    kp_vcpu_get_sregs(c, &s);
+    if (which & 1)
+        s.fs.base = take_number(in);
+    if (which & 2)
+        s.gs.base = take_number(in);
+    (void)kp_vcpu_set_sregs(c, &s);
+}
+
+/* Places in the code wherever the stack or a pointer may be: returns and indirect jumps go on in it. */
+static void put_targets(uint64_t first, uint64_t seed)
+{
+    for (uint32_t at = 0; at < 0x400; at += 8) {
+        uint64_t target = first + next_random(&seed) % 48;
+        memcpy(ram + STACK_AT - 0x200 + at, &target, 8);
+        memcpy(ram + DATA_AT + 0xe00 + at, &target, 8);
+    }
+}
+
 void guest_put(const Guest *g, Cpu *c, Input *in)
 {
     machine_tables();
@@ -39,6 +74,12 @@ void guest_put(const Guest *g, Cpu *c, Input *in)
     control_bits(c, take(in, 3));
     struct kvm_regs r;
     kp_vcpu_get_regs(c, &r);
+    if (g->assembled) {
+        r.rbx = r.rsi = DATA_AT;
+        r.rdi = r.r8 = DATA_AT + 0x1000 - 24;
+        r.rbp = r.r12 = r.r13 = STACK_AT - 64;
+        r.rcx = r.r9 = 2;
+    }
     uint64_t *gpr[] = {&r.rax, &r.rbx, &r.rcx, &r.rdx, &r.rsi, &r.rdi, &r.rbp, &r.rsp, &r.r8, &r.r9, &r.r10, &r.r11, &r.r12, &r.r13,
                        &r.r14, &r.r15};
     for (uint64_t set = take(in, 2), n = 0; n < 16; n++)
@@ -85,12 +126,29 @@ void guest_put(const Guest *g, Cpu *c, Input *in)
     }
     if (g->options & 0x100)
         kp_vm_set_user_msrs(c->vm, KVM_MSR_EXIT_REASON_UNKNOWN, NULL, 0);
+    if (g->options & 0x2000)
+        put_pages(c, in);
+    uint32_t code = CODE_AT;
+    if (g->options & 0x4000) { /* over the end of a page */
+        code += 0x1000 - (uint32_t)take(in, 1);
+        put_targets(code, g->seed);
+        kp_vcpu_get_regs(c, &r);
+        r.rip = code;
+        kp_vcpu_set_regs(c, &r);
+    }
     for (unsigned n = (unsigned)take(in, 1) & 15; n > 0; n--) { /* tables, gates, page entries */
         uint64_t at = take(in, 3) % (RAM_SIZE - 8), value = take_number(in);
         memcpy(ram + at, &value, 8);
     }
     size_t size = left(in) < CODE_ROOM ? left(in) : CODE_ROOM;
-    memcpy(ram + CODE_AT, in->at, size);
-    in->at += size;
+    if (g->assembled) {
+        size = assemble(ram + code, CODE_ROOM, g->mode, in);
+    } else {
+        memcpy(ram + code, in->at, size);
+        in->at += size;
+    }
+    uint32_t back = code - (uint32_t)(code + size + 5); /* what comes through runs again, translated and linked by then */
+    ram[code + size] = 0xe9;
+    memcpy(ram + code + size + 1, &back, 4);
     kp_vm_memory_written(c->vm, 0, RAM_SIZE);
 }

@@ -8,6 +8,7 @@
 #include "system.h"
 
 #define PAGE 4096u
+#define ALIAS_AT (PAGE * TLB_SIZE / 2)
 
 uint8_t *ram;
 
@@ -15,6 +16,7 @@ static const uint64_t edges[] = {
     0x7f, 0x80, 0xff, 0x7fff, 0x8000, 0xffff, 0x7fffffff, 0x80000000, 0xffffffff, 1ull << 32, (1ull << 47) - 1, 1ull << 47,
     ~0ull << 47, (1ull << 63) - 1, 1ull << 63, 0xfee00000, 0xfec00000, RAM_SIZE, RAM_SIZE - 8, ROM_AT, 0x3ff0000000000000,
     0x7ff0000000000000, 0x7ff8000000000001, 0x3f80000000000000, 0x7f800000, 0x7fc00001, 0x8000000000000001, 0x0101010101010101,
+    DATA_AT + PAGE, STACK_AT - PAGE, ALIAS_AT + DATA_AT + PAGE, 2 * ALIAS_AT + DATA_AT + PAGE, 0,
 };
 
 uint64_t take_number(Input *in)
@@ -124,6 +126,9 @@ Vm *machine_new(bool chips, unsigned vcpus, bool translated)
 static void put64(uint32_t at, uint64_t value) { memcpy(ram + at, &value, 8); }
 static void put32(uint32_t at, uint32_t value) { memcpy(ram + at, &value, 4); }
 
+/* The first 2 MiB once more: at the last of the address space, and where the TLB has a place's empty tag and the place itself. */
+static bool aliased(unsigned n) { return n == 511 || n == ALIAS_AT >> 21 || n == 2 * ALIAS_AT >> 21; }
+
 void machine_tables(void)
 {
     static const uint64_t descriptors[] = {
@@ -142,17 +147,21 @@ void machine_tables(void)
     put64(LONG_AT, (LONG_AT + 0x1000) | 7);
     put64(LONG_AT + 0x1000, (LONG_AT + 0x2000) | 7);
     put64(LONG_AT + 0x2000, LEAVES_AT | 7);
+    put64(LONG_AT + 8 * 255, (LONG_AT + 0x1000) | 7); /* both borders of the hole, and the last page */
+    put64(LONG_AT + 8 * 256, (LONG_AT + 0x1000) | 7);
+    put64(LONG_AT + 8 * 511, (LONG_AT + 0x1000) | 7);
+    put64(LONG_AT + 0x1000 + 8 * 511, (LONG_AT + 0x2000) | 7);
     for (unsigned n = 1; n < 512; n++)
-        put64(LONG_AT + 0x2000 + 8 * n, (uint64_t)n << 21 | 0x87);
+        put64(LONG_AT + 0x2000 + 8 * n, aliased(n) ? LEAVES_AT | 7 : (uint64_t)n << 21 | 0x87);
     for (unsigned n = 0; n < 512; n++)
-        put64(LEAVES_AT + 8 * n, (uint64_t)n << 12 | 7);
+        put64(LEAVES_AT + 8 * n, (n == 511 ? 0x15000 : (uint64_t)n << 12) | 7);
     for (unsigned n = 0; n < 1024; n++)
         put32(LEGACY_AT + 4 * n, n << 22 | 0x87);
     for (unsigned n = 0; n < 4; n++)
         put64(POINTERS_AT + 8 * n, DIRECTORY_AT | 1);
     put64(DIRECTORY_AT, LEAVES_AT | 7);
     for (unsigned n = 1; n < 512; n++)
-        put64(DIRECTORY_AT + 8 * n, (uint64_t)n << 21 | 0x87);
+        put64(DIRECTORY_AT + 8 * n, aliased(n) ? LEAVES_AT | 7 : (uint64_t)n << 21 | 0x87);
 }
 
 void machine_mode(Cpu *c, unsigned mode, unsigned cpl)
