@@ -181,7 +181,8 @@ const Insn *exec_translated(Cpu *c, const Insn *i)
         if (!to->code || code_epoch(c->vm) != epoch)
             return enter_block(c, to);
         prepare(c);
-        if (from->mode == to->mode) {
+        /* A block over the page's end holds only as long as the next page's translation: inside the page nothing would tell. */
+        if (from->mode == to->mode && (x->key || to->phys2 == NO_PAGE)) {
             if (x->key)
                 *x->key = c->code_key;
             c->stat[STAT_LINKS] += !x->linked;
