@@ -15,8 +15,17 @@ from tests.soft.insn_lines import Line, decode, table
 from tests.soft.soft_guest import CODE, STACK, TABLES, Guest
 
 HLT = lib.KVM_EXIT_HLT
+BLOCK, MOST_CODE = 48, 16384  # instructions of a block; bytes that the code cache keeps free for one
 A_END, A_NOTEST = 0x2, 0x100
 LEAVES, PAGE, SIZE = 0x20000, 4096, 1 << 20
+
+
+def forbidden() -> bool:
+    with SoftBackend(translate=1).create_vm() as vm:
+        return not vm.translating
+
+
+pytestmark = pytest.mark.skipif(forbidden(), reason="this host lets no program make code")
 
 
 @pytest.fixture
@@ -74,9 +83,9 @@ class Bounded:
     def run(self, code: bytes, address: int) -> tuple[object, ...]:
         """What a run of the code ends in, [RBX] at the address, its page in the TLB."""
         whole = b"\x8a\x02\x88\x02" + code + b"\xf4"  # mov al, [rdx]; mov [rdx], al; ...; hlt
-        self.pages[CODE : CODE + 64] = whole.ljust(64, b"\xf4")
+        self.pages[CODE : CODE + 1024] = whole.ljust(1024, b"\xf4")
         self.pages[SIZE - 64 : SIZE + 64] = bytes(range(64)) + bytes(64)
-        self.vm.memory_written(CODE, 64)
+        self.vm.memory_written(CODE, 1024)
         self.vcpu.set_sregs(self.first)
         regs = self.vcpu.get_regs()
         for name in ("rax", "rcx", "rsi", "rdi", "rbp"):
@@ -114,3 +123,20 @@ def test_no_translated_operand_is_larger_than_its_check() -> None:
     finally:
         interpreted.vm.close()
         translated.vm.close()
+
+
+def test_no_block_needs_the_room_that_the_code_cache_keeps_for_one() -> None:
+    """Blocks of nothing but one instruction, with flags to be kept over it, whatever it is."""
+    room = ffi.new("struct kp_translation[1]")
+    machine, most = Bounded(1), 0
+    try:
+        for line in table():
+            if line.attributes & (A_END | A_NOTEST):
+                continue
+            for code in (*forms(line), *(b"\x64\x67" + code for code in forms(line) if line.modrm and line.memory is not False)):
+                machine.run(b"\x11\xd8" + code * (BLOCK - 1), SIZE - 128)  # adc eax, ebx
+                if lib.kp_vm_translations(machine.vm._pointer(), CODE, room, 1):  # else it has jumped away, or reached a device
+                    most = max(most, room[0].code_size)
+    finally:
+        machine.vm.close()
+    assert 2000 < most < MOST_CODE / 2, most

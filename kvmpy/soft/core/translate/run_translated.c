@@ -20,7 +20,8 @@ static uint32_t from_native(uint32_t ax) { return (ax >> 8 & 0xd5) | (ax & 1) <<
 static void prepare(Cpu *c)
 {
     c->native_flags = to_native(cc_flags(c));
-    /* code up to a limit of CS is not translated: any mark tells it apart */
+    /* code up to a limit of CS is not translated: any mark tells it apart. 48 bits of the generation last for years of nothing but
+       flushes; a link as old as that would lead to code of a page mapped no more, but to living code. */
     c->code_key = c->tlb_generation << 16 | (c->mode & MODE_KEY) | (c->mode & ~MODE_KEY ? MODE_KEY + 1 : 0);
 }
 

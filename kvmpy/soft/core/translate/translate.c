@@ -9,6 +9,10 @@
 
 /* ---- checks and stubs ---- */
 
+/* One for the checks of each instruction, one for the budget, one for the vectors, two for exits at the end. */
+_Static_assert(BLOCK_MAX + 4 <= STUBS, "stubs of a block");
+_Static_assert(BLOCK_MAX <= 127, "the budget is taken by an immediate of 8 bits");
+
 static Stub *new_stub(Emit *e)
 {
     Stub *s = &e->stub[e->stub_count++];
@@ -24,7 +28,7 @@ uint8_t *emit_guard(Emit *e, unsigned condition)
         e->open->flags.where &= ~FLAGS_HOST; /* what is compared has overwritten them */
     }
     uint8_t *place = emit_jcc(&e->code, condition);
-    unsigned n = 0;
+    unsigned n = 0; /* the most: CALL through memory has four, of its operand, of the target (two) and of the push */
     while (e->open->from[n])
         n++;
     e->open->from[n] = place;
@@ -52,12 +56,14 @@ void emit_check(Emit *e, unsigned size, int kind)
     Code *o = &e->code;
     size_t table = table_of(e);
     _Static_assert(sizeof(TlbEntry) == 64, "the index is the page number times 64");
+    _Static_assert(sizeof(Cpu) < 1u << 31, "its parts are reached by displacements of 32 bits");
     emit_op(o, 0x89, H_RCX, rm_reg(H_RAX)); /* mov eax, ecx */
     emit_op(o, 0xc1, 5, rm_reg(H_RAX));     /* shr eax, 6 */
     put8(o, 6);
     put8(o, 0x25); /* and eax */
     put32(o, (TLB_SIZE - 1) << 6);
-    /* the offset in the page, or a large number: also what crosses the page's end fails the compare */
+    /* the offset in the page, or a large number: also what crosses the page's end fails the compare. An empty entry's tag is a page
+       of another index (tlb_no_tag): no address that leads to the entry lies in it. */
     emit_op(o, 0x2b | OP_W, H_RCX,
             rm_gs_index(H_RAX, table + (kind == CHECK_WRITE ? offsetof(TlbEntry, write) : offsetof(TlbEntry, read))));
     emit_op(o, 0x81 | OP_W, 7, rm_reg(H_RCX)); /* cmp */
@@ -78,7 +84,7 @@ static void emit_effective(Emit *e, int to)
         emit_constant(o, to, i->disp & i->amask);
         return;
     }
-    Rm m = {.kind = RM_MEM, .base = -1, .index = -1, .disp = (int32_t)i->disp};
+    Rm m = {.kind = RM_MEM, .base = -1, .index = -1, .disp = (int32_t)i->disp}; /* 64 bits it has only without registers */
     if (based && i->base != ZERO_REG)
         m.base = (int8_t)guest_value(e, i->base, H_RCX);
     if (indexed) {

@@ -61,7 +61,7 @@ bool translate_block(Cpu *c, Block *b);
 #define MOST_CODE 16384 /* bytes of one block, far above what its 48 instructions need */
 static inline bool translator_full(const struct Translator *t)
 {
-    return t->next + MOST_CODE > t->writable + t->size || t->exit_count + 4 > EXIT_COUNT ||
+    return t->next + MOST_CODE > t->writable + t->size || t->exit_count + 4 > EXIT_COUNT || /* a block has two */
            t->start_count + BLOCK_MAX + 1 > t->start_room;
 }
 /* Whoever is still linked to a block that is dropped leaves translated code. */
