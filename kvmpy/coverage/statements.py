@@ -6,11 +6,7 @@ import os.path
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from elftools.common.exceptions import DWARFError, ELFError
-
-_DAMAGE = (
-    DWARFError, ELFError, ValueError, KeyError, IndexError, AssertionError, NotImplementedError, AttributeError, TypeError, OverflowError,
-)  # fmt: skip
+from kvmpy.debug.damage import DAMAGE
 
 
 class Row(NamedTuple):
@@ -28,7 +24,7 @@ def rows_of(dwarf: Any) -> Iterator[Row]:
     try:
         for unit in dwarf.iter_CUs():
             yield from _unit(dwarf, unit)
-    except _DAMAGE:
+    except DAMAGE:
         return
 
 
@@ -41,7 +37,7 @@ def _unit(dwarf: Any, unit: Any) -> Iterator[Row]:
         home = _text(attributes["DW_AT_comp_dir"].value) if "DW_AT_comp_dir" in attributes else "/"
         paths = _paths(program, home)
         entries = program.get_entries()
-    except _DAMAGE:
+    except DAMAGE:
         return
     first = 0 if program["version"] >= 5 else 1
     before: Any = None

@@ -6,11 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from elftools.common.exceptions import DWARFError, ELFError
-
-_DAMAGE = (
-    DWARFError, ELFError, ValueError, KeyError, IndexError, AssertionError, NotImplementedError, AttributeError, TypeError, OverflowError,
-)  # fmt: skip
+from kvmpy.debug.damage import DAMAGE
 
 
 class Line(NamedTuple):
@@ -78,7 +74,7 @@ class Lines:
     def _read_units(self) -> Iterator[Any]:
         try:
             yield from self._dwarf.iter_CUs()
-        except _DAMAGE:
+        except DAMAGE:
             return
 
     def _find_spans(self) -> tuple[list[int], list[tuple[int, Any]]]:
@@ -93,7 +89,7 @@ class Lines:
                         unit = self._dwarf.get_CU_at(entry.info_offset)
                         covered.add(entry.info_offset)
                         found.append((entry.begin_addr, entry.begin_addr + entry.length, unit))
-            except _DAMAGE:
+            except DAMAGE:
                 pass
             if not covered:
                 for unit in self._all_units():
@@ -112,7 +108,7 @@ class Lines:
             rows: Rows = {}
             try:
                 self._read(unit, rows)
-            except _DAMAGE:
+            except DAMAGE:
                 pass
             starts = sorted(rows)
             table = self._tables[unit.cu_offset] = starts, [rows[start] for start in starts]
@@ -142,7 +138,7 @@ def _bounds(unit: Any) -> tuple[int, int] | None:
         attributes = unit.get_top_DIE().attributes
         low, high = attributes["DW_AT_low_pc"].value, attributes["DW_AT_high_pc"]
         return low, high.value if high.form == "DW_FORM_addr" else low + high.value
-    except _DAMAGE:
+    except DAMAGE:
         return None
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+from kvmpy.debug.damage import DAMAGE
 from kvmpy.debug.types.model import Alias, Array, CType, Enum, Function, Member, Number, Pointer, Struct, Void
 
 _STRUCTS = {"DW_TAG_structure_type": "struct", "DW_TAG_union_type": "union", "DW_TAG_class_type": "struct"}
@@ -18,7 +19,6 @@ _ALIASES = frozenset((
 ))  # fmt: skip
 # DW_ATE_*: boolean, float, signed, signed char, unsigned char, UTF
 _ENCODINGS = {2: ("bool", False), 4: ("float", True), 5: ("int", True), 6: ("char", True), 8: ("char", False), 16: ("char", False)}
-_DAMAGE = (ValueError, KeyError, IndexError, AssertionError, AttributeError, TypeError, NotImplementedError, OverflowError, RecursionError)
 
 
 class DwarfTypes:
@@ -33,17 +33,15 @@ class DwarfTypes:
 
     def _read(self) -> Iterator[None]:
         """One unit more is in the index after each step."""
-        from elftools.common.exceptions import DWARFError, ELFError
-
         try:
             for unit in self._dwarf.iter_CUs():
                 try:
                     for die in unit.iter_DIE_children(unit.get_top_DIE()):
                         self._take(die)
-                except (DWARFError, ELFError, *_DAMAGE):
+                except DAMAGE:
                     pass
                 yield
-        except (DWARFError, ELFError, *_DAMAGE):
+        except DAMAGE:
             return
 
     def _take(self, die: Any) -> None:
@@ -89,11 +87,9 @@ class DwarfTypes:
     def _type(self, die: Any) -> CType:
         made = self._made.get(die.offset)
         if made is None:
-            from elftools.common.exceptions import DWARFError, ELFError
-
             try:
                 made = self._make(die)
-            except (DWARFError, ELFError, *_DAMAGE):
+            except DAMAGE:
                 made = Void()
             self._made[die.offset] = made
         return made

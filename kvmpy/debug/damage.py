@@ -1,0 +1,8 @@
+"""What pyelftools raises on files that are damaged or use DWARF in ways it does not know."""
+
+from elftools.common.exceptions import DWARFError, ELFError
+
+DAMAGE = (
+    DWARFError, ELFError, ValueError, KeyError, IndexError, AssertionError, AttributeError, TypeError, NotImplementedError, OverflowError,
+    RecursionError,
+)  # fmt: skip
