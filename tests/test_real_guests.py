@@ -89,8 +89,10 @@ def test_memtest_tests_memory_on_two_cpus():
         verdict = machine.run(SECONDS, until="#5 ")
         screen = machine.serial.text
         places = [cpu.registers.rip for cpu in machine.cpu]
+        if "Using: All Cores" not in screen:  # drawn every second: test 5 may be reached before
+            assert machine.run(SECONDS, until="Using: All Cores") == Stopped("until"), machine.serial.text[-2000:]
     assert verdict == Stopped("until"), screen[-2000:]
-    assert "2 Cores 2 Threads" in screen and "SMP: 2T (PAR)" in screen and "Using: All Cores" in screen
+    assert "2 Cores 2 Threads" in screen and "SMP: 2T (PAR)" in screen
     # Test after test (the screen is drawn every second: short ones may not show), without an error so far.
     tests = [int(number) for number in re.findall(r"#(\d+) ", screen)]
     assert tests == sorted(tests) and len(set(tests)) > 1 and tests[-1] == 5

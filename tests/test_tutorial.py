@@ -53,7 +53,8 @@ def pattern(expected: str) -> re.Pattern[str]:
 
 def environment() -> dict[str, str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return os.environ | {"PATH": path, "PYTHONDONTWRITEBYTECODE": "1", "LC_ALL": "C"}
+    ours = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}  # of `make test`
+    return ours | {"PATH": path, "PYTHONDONTWRITEBYTECODE": "1", "LC_ALL": "C"}
 
 
 def run(command: str, directory: Path) -> str:
