@@ -8,14 +8,9 @@ from pathlib import Path
 import pytest
 
 from kvmpy import GuestExit, Machine
-from tests.debug.gdb.stub import BLOBS, HERE, answers, assemble, gdb, needs_binutils, needs_gdb
+from tests.debug.gdb.stub import BLOBS, answers, gdb, needs_binutils, needs_gdb
 
 pytestmark = [needs_gdb, needs_binutils]
-
-
-@pytest.fixture(scope="module")
-def modes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return assemble(HERE / "modes.S", tmp_path_factory.mktemp("modes"), 0x7C00)
 
 
 @pytest.fixture

@@ -7,29 +7,15 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from kvmpy import ConfigError, GuestExit, Machine
 from kvmpy.backends import probe_kvm
-from tests.debug.gdb.stub import HERE, ROOT, answers, assemble, gdb, needs_binutils, needs_gdb
+from tests.debug.gdb.stub import ROOT, answers, gdb, needs_binutils, needs_gdb
 
 pytestmark = needs_binutils
-
-
-@pytest.fixture(scope="module")
-def modes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return assemble(HERE / "modes.S", tmp_path_factory.mktemp("modes"), 0x7C00)
-
-
-@pytest.fixture
-def machine(modes: tuple[Path, Path]) -> Iterator[Machine]:
-    with Machine(memory="16M", backend="soft", disks=[f"{modes[1]},readonly"]) as machine:
-        machine.load(None)
-        machine.symbols.add(modes[0])
-        yield machine
 
 
 @needs_gdb

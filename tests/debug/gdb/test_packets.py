@@ -11,22 +11,9 @@ from pathlib import Path
 import pytest
 
 from kvmpy import GuestExit, Machine, Stopped
-from tests.debug.gdb.stub import HERE, Client, assemble, needs_binutils
+from tests.debug.gdb.stub import Client, needs_binutils
 
 pytestmark = needs_binutils
-
-
-@pytest.fixture(scope="module")
-def modes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return assemble(HERE / "modes.S", tmp_path_factory.mktemp("modes"), 0x7C00)
-
-
-@pytest.fixture
-def machine(modes: tuple[Path, Path]) -> Iterator[Machine]:
-    with Machine(memory="16M", backend="soft", disks=[f"{modes[1]},readonly"]) as machine:
-        machine.load(None)
-        machine.symbols.add(modes[0])
-        yield machine
 
 
 @pytest.fixture

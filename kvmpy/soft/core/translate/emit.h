@@ -71,12 +71,12 @@ bool wants_flags(const Emit *e, uint32_t read, uint32_t changed);
 /* ---- memory ---- */
 enum { CHECK_READ, CHECK_WRITE };
 /* The linear address in rcx checked for `size` bytes: then the host address is rax + rcx. What fails goes to the instruction's
-   handler (emit_finish tells where it comes back). RFLAGS are lost: flags_keep must have been called. */
+   handler (emit_resume and emit_interpret tell where that goes on). RFLAGS are lost: flags_keep must have been called. */
 void emit_check(Emit *e, unsigned size, int kind);
-/* The ModRM operand's address in rcx; false where the emitter has no form for it (nothing is written then). */
+/* Is there a form for the ModRM operand's address? */
 bool emit_addressable(const Insn *i);
-bool emit_address(Emit *e);
-/* Both: the operand is where `out` says, [rax + rcx] or [rcx + n]; once joined it is the latter, and rax is free. */
+/* The ModRM operand, checked; false where there is no form for it, and nothing is written then. It is where `out` says,
+   [rax + rcx] or [rcx + n]; once joined it is the latter, and rax is free. */
 bool emit_operand(Emit *e, unsigned size, int kind, Rm *out);
 static inline void emit_join_registers(Emit *e) { emit_lea(&e->code, H_RCX, rm_mem2(H_RAX, H_RCX)); }
 static inline void emit_join(Emit *e, Rm *operand)
@@ -97,7 +97,7 @@ bool vector_operand(const Insn *i, unsigned *size, bool *write);
 void emit_resume(Emit *e);
 /* Failing checks of this instruction let the interpreter do it, and go on from there. */
 void emit_interpret(Emit *e);
-uint8_t *emit_guard(Emit *e, unsigned condition); /* a jump of the same kind as a failing check */
+void emit_guard(Emit *e, unsigned condition); /* a jump of the same kind as a failing check */
 
 /* ---- registers ---- */
 static inline Rm guest_memory(unsigned n) { return rm_slot(SLOT_R13 + n - R13); }

@@ -20,7 +20,7 @@ static Stub *new_stub(Emit *e)
     return s;
 }
 
-uint8_t *emit_guard(Emit *e, unsigned condition)
+void emit_guard(Emit *e, unsigned condition)
 {
     if (!e->open) {
         e->open = new_stub(e);
@@ -32,7 +32,6 @@ uint8_t *emit_guard(Emit *e, unsigned condition)
     while (e->open->from[n])
         n++;
     e->open->from[n] = place;
-    return place;
 }
 
 void emit_resume(Emit *e)
@@ -111,15 +110,13 @@ bool emit_addressable(const Insn *i)
     return !(i->flags & INSN_CHECK) && i->amask != 0xffff && !(i->index != ZERO_REG && i->index == RSP);
 }
 
-bool emit_address(Emit *e)
+/* rcx = the linear address of the ModRM operand, which is addressable. */
+static void emit_address(Emit *e)
 {
     const Insn *i = e->i;
-    if (!emit_addressable(i))
-        return false;
     emit_effective(e, H_RCX);
     if (i->seg >= SEG_FS) /* in 64-bit mode: all others are flat */
         emit_op(&e->code, 0x03 | OP_W, H_RCX, rm_gs(offsetof(Cpu, seg_base) + 8u * i->seg));
-    return true;
 }
 
 bool emit_operand(Emit *e, unsigned size, int kind, Rm *out)
