@@ -20,12 +20,14 @@ from kvmpy.regs import dump
 from kvmpy.soft import SoftBackend
 from kvmpy.soft.backend import THRESHOLD, VARIABLE, threshold_of
 from tests.soft.soft_guest import CODE, STACK, Guest
+from tests.soft.system_guest import assemble
 
 ROOT = Path(__file__).resolve().parents[2]
 GUESTS = ROOT / "build" / "guests"
 HLT, SHUTDOWN = lib.KVM_EXIT_HLT, lib.KVM_EXIT_SHUTDOWN
 GDT, IDT, HANDLER, DATA = 0x10000, 0x11000, 0x9000, 0x5000
 UNMAPPED = 1 << 38
+PAGE = 4096
 CR4_SMAP, AC = 1 << 21, 1 << 18
 Make = Callable[..., Guest]
 
@@ -122,6 +124,25 @@ def test_code_that_another_block_is_linked_to_is_overwritten(make: Make) -> None
     )
     regs = both(make, code, HLT).vcpu.get_regs()
     assert (regs.rbx, regs.rdx) == (4 + 2 * 0x40, 12)
+
+
+@pytest.mark.parametrize("apart", [0, PAGE], ids=["inside a page", "between pages"])
+def test_what_led_to_code_that_was_dropped_leads_to_the_new_one(make: Make, apart: int) -> None:
+    code = assemble(
+        f"""mov $1000, %ecx
+        again: add $1, %ebx
+        jmp second
+        .org {0x40 + apart}
+        second: add $2, %edx
+        cmp $944, %ecx
+        jne skip
+        movb $3, second + 2
+        skip: dec %ecx
+        jnz again
+        hlt""", 64, CODE,
+    )  # fmt: skip
+    found = both(make, code, HLT).vcpu.statistics()
+    assert found["translations_dropped"] and found["exits_to_loop"] < 20, found
 
 
 def test_a_fault_in_the_middle_of_a_block_behind_accesses_across_pages(make: Make) -> None:

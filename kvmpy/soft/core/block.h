@@ -28,6 +28,7 @@ struct Block {
     exec_fn first;       /* handler of the first instruction where insn[0].exec counts runs or enters the translation */
     uint8_t *code;       /* its translation (writable address), or NULL */
     uint32_t code_size;
+    struct Exit *incoming; /* exits that are linked to its code */
     uint32_t starts;     /* index of its first instruction's in Translator.start */
     uint8_t shared_misses; /* how often a check for several accesses has failed; many: each gets its own */
     bool unshared;

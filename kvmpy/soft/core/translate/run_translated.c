@@ -187,8 +187,7 @@ const Insn *exec_translated(Cpu *c, const Insn *i)
             if (x->key)
                 *x->key = c->code_key;
             c->stat[STAT_LINKS] += !x->linked;
-            x->linked = true;
-            set_rel32(x->patch, to->code + (x->by_memory ? to->by_memory : 0));
+            exit_link(x, to);
         }
         entry = executable(t, to->code + to->by_memory);
     }

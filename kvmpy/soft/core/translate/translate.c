@@ -162,6 +162,7 @@ static uint8_t *emit_exit_stub(Emit *e, uint64_t target, uint8_t *patch, uint64_
     Exit *x = &e->t->exits[e->t->exit_count++];
     *x = (Exit){.from = e->b, .target = target, .patch = patch, .key = key, .by_memory = flags.where & FLAGS_MEMORY};
     uint8_t *at = e->code.p;
+    x->stub = at;
     recover_flags(e, flags);
     emit_constant(&e->code, H_RAX, (uintptr_t)x | LEFT_EXIT);
     emit_jump(&e->code, e->t, e->t->exit);
@@ -450,6 +451,7 @@ bool translate_block(Cpu *c, Block *b)
     t->next = (uint8_t *)(((uintptr_t)t->next + 15) & ~(uintptr_t)15);
     Emit *e = &(Emit){.code = {t->next}, .t = t, .c = c, .b = b, .i = b->insn, .flags = {FLAGS_HOST, NULL}};
     b->code = t->next;
+    b->incoming = NULL;
     b->starts = t->start_count;
     uint32_t exits = t->exit_count;
     if (!emit_block(e, first_writer(b))) {
@@ -466,9 +468,35 @@ bool translate_block(Cpu *c, Block *b)
     return true;
 }
 
+static void exit_unlink(Exit *x)
+{
+    if (!x->linked)
+        return;
+    *x->place = x->next;
+    if (x->next)
+        x->next->place = x->place;
+    x->linked = false;
+}
+
+void exit_link(Exit *x, Block *to)
+{
+    exit_unlink(x); /* between pages: another block was there */
+    x->next = to->incoming;
+    x->place = &to->incoming;
+    if (x->next)
+        x->next->place = &x->next;
+    to->incoming = x;
+    x->linked = true;
+    set_rel32(x->patch, to->code + (x->by_memory ? to->by_memory : 0));
+}
+
 void translation_drop(Vm *vm, Block *b)
 {
-    /* whoever jumps here finds RIP set and the run loop: over the entries stand jumps to the refusals */
+    for (Exit *x; (x = b->incoming);) {
+        set_rel32(x->patch, x->stub);
+        exit_unlink(x);
+    }
+    /* who finds the code by code_target gets RIP set and the run loop: over the entries stand jumps to the refusals */
     Code o = {b->code};
     set_rel32(emit_jump(&o, vm->translator, NULL), b->code + b->refusal);
     o.p = b->code + b->by_memory;

@@ -10,10 +10,12 @@
 #include "block.h"
 
 /* A direct exit that is linked to its successor when it is first taken. */
-typedef struct {
+typedef struct Exit {
     Block *from;
     uint64_t target;
     uint8_t *patch; /* writable address of the rel32 that leads to the exit's stub, or to the successor */
+    uint8_t *stub;
+    struct Exit *next, **place; /* in the list of the exits that lead to the same block, while linked */
     bool by_memory; /* the flags are in native_flags where it is taken */
     bool linked;    /* it leads to a block, not to its stub */
     uint64_t *key;  /* between pages: the code_key the link holds under (writable address); NULL inside a page */
@@ -64,7 +66,8 @@ static inline bool translator_full(const struct Translator *t)
     return t->next + MOST_CODE > t->writable + t->size || t->exit_count + 4 > EXIT_COUNT || /* a block has two */
            t->start_count + BLOCK_MAX + 1 > t->start_room;
 }
-/* Whoever is still linked to a block that is dropped leaves translated code. */
+void exit_link(Exit *x, Block *to);
+/* What is linked to a block that is dropped goes through its stub again; who finds the block's code otherwise leaves. */
 void translation_drop(Vm *vm, Block *b);
 /* Handlers of a block's first instruction: counts runs until the block is hot; runs its translation. */
 const Insn *exec_counted(Cpu *c, const Insn *i);
