@@ -163,6 +163,7 @@ const Insn *exec_translated(Cpu *c, const Insn *i)
                     if (to->count <= c->budget && to->code) {
                         prepare(c);
                         entry = executable(t, to->code + to->by_memory);
+                        *target_of(c, to->rip) = (CodeTarget){.rip = to->rip, .key = c->code_key, .code = entry};
                         continue;
                     }
                     return enter_block(c, (Block *)to);
