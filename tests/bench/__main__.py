@@ -9,10 +9,10 @@ import subprocess
 import sys
 from typing import Any
 
-from tests.bench import disk, exits, runners, startup, trace
+from tests.bench import disk, exits, memory, runners, startup, trace
 from tests.bench.runners import COMPUTE, MACHINE, ROOT, Outcome
 
-EXTRA = ("exits", "trace", "startup", "linux", "disk")
+EXTRA = ("exits", "trace", "startup", "linux", "memory", "disk")
 
 
 def _arguments() -> argparse.Namespace:
@@ -114,6 +114,9 @@ def _collect(arguments: argparse.Namespace, say: Any) -> dict[str, Any]:
     if "linux" in names and "soft" in wanted:
         say("linux")
         result["linux"] = startup.linux("soft", seconds)
+    if "memory" in names and "soft" in wanted:
+        say("memory")
+        result["memory"] = memory.measure(seconds)
     if "disk" in names and "soft" in wanted:
         say("disk")
         result["disk"] = disk.missing() or disk.measure(runs, seconds, problems)
@@ -173,6 +176,10 @@ def _show(result: dict[str, Any]) -> None:
         else:
             print("Linux on the software CPU, s")
             _table(["", "s"], [[name, _number(value)] for name, value in result["linux"].items()])
+    if result.get("memory"):
+        print("Memory beside the guest's RAM after Linux has booted, MiB")
+        kinds = ("total", "anonymous", "heap", "shared", "files")
+        _table(["", *kinds], [[name, *(_number((row or {}).get(kind)) for kind in kinds)] for name, row in result["memory"].items()])
     if "disk" in result:
         disk.show(result["disk"], _table)
     for problem in result["problems"]:

@@ -69,3 +69,31 @@ def test_command(images: Path) -> None:
     result = json.loads(done.stdout)
     assert set(result["compute"]["mix"]) == {"native", "soft"} and result["machine"]["outb"]["soft"] > 0
     assert not [problem for problem in result["problems"] if "checksum" in problem]
+
+
+SMAPS = """\
+7f0000000000-7f0020000000 rw-s 00000000 00:01 77   /memfd:kvmpy-ram (deleted)
+Rss:              102400 kB
+Pss:              102400 kB
+7f0030000000-7f0032000000 rw-s 00000000 00:01 78   /dev/zero (deleted)
+Rss:                2048 kB
+Pss:                1024 kB
+7f0040000000-7f0042000000 r-xs 00000000 00:01 78   /dev/zero (deleted)
+Rss:                2048 kB
+Pss:                1024 kB
+7f0050000000-7f0050100000 r-xp 00000000 08:01 79   /usr/lib/libpython3.11.so.1.0
+Rss:                1024 kB
+Pss:                 128 kB
+7f0060000000-7f0060400000 rw-p 00000000 00:00 0
+Rss:                3072 kB
+Pss:                3072 kB
+55aa00000000-55aa00100000 rw-p 00000000 00:00 0    [heap]
+Rss:                 512 kB
+Pss:                 512 kB
+"""
+
+
+def test_memory_by_kind() -> None:
+    from tests.bench.memory import by_kind
+
+    assert by_kind(SMAPS) == {"total": 6.5, "anonymous": 3.0, "files": 1.0, "heap": 0.5, "shared": 2.0}
