@@ -119,7 +119,7 @@ lint: setup
 	@$(MAKE) --no-print-directory native NATIVE=build/lint/_native.abi3.so NATIVE_OBJ=build/lint OPT=-O1
 
 bench: setup
-	@$(VENV)/bin/python -m tests.bench
+	@$(VENV)/bin/python -m tests.bench $(BENCH)
 
 # The whole module with ASan and UBSan, loaded under the sanitizers' runtime; Python's own leaks are not reported. Tests, then random
 # programs in random states (build/fuzz-case tells the number of a case that broke the process), then the oracle's cases.

@@ -67,24 +67,37 @@ guests: $(GUESTS_BOTH:%=$(GUEST_DIR)/%64.elf) $(GUESTS_BOTH:%=$(GUEST_DIR)/%32.e
 
 -include $(wildcard $(GUEST_DIR)/64/*.d $(GUEST_DIR)/64/lib/*.d $(GUEST_DIR)/32/*.d $(GUEST_DIR)/32/lib/*.d)
 
-# --- the benchmark: the same C in the guest build/guests/bench.elf and in the host's program build/bench/native -----------------------------
-BENCH_INT   := mix sieve copies quicksort calls chase sha256 muldiv bytecode patched table
-BENCH_FLOAT := floats
-BENCH_FLAGS  = -std=gnu11 -O2 -m64 -march=x86-64 -Wall -Wextra -Werror -ffreestanding -fno-stack-protector -fno-pic -fcf-protection=none \
-               -fno-asynchronous-unwind-tables -fno-tree-vectorize -fno-tree-loop-distribute-patterns -ffp-contract=off -mno-red-zone -MMD -MP
-BENCH_C     := $(BENCH_INT:%=build/bench/%.o) $(BENCH_FLOAT:%=build/bench/%.o)
-BENCH_GUEST := $(patsubst guests/bench/%,$(GUEST_DIR)/64/bench/%.o,$(wildcard guests/bench/guest*.c guests/bench/*.S))
+# --- the benchmark: the same C in the guests build/guests/bench.elf and bench32.elf and in the host's programs build/bench/native and native32 ---
+BENCH_INT    := mix sieve copies quicksort calls chase sha256 muldiv bytecode patched table
+BENCH_FLOAT  := floats
+BENCH_INT_32 := mix sieve quicksort calls sha256 muldiv bytecode table
+BENCH_FLAGS   = -std=gnu11 -O2 -Wall -Wextra -Werror -ffreestanding -fno-stack-protector -fno-pic -fcf-protection=none \
+                -fno-asynchronous-unwind-tables -fno-tree-vectorize -fno-tree-loop-distribute-patterns -ffp-contract=off -mno-red-zone -MMD -MP
+BENCH_C      := $(BENCH_INT:%=build/bench/%.o) $(BENCH_FLOAT:%=build/bench/%.o)
+BENCH_C_32   := $(BENCH_INT_32:%=build/bench/32/%.o)
+BENCH_GUEST  := $(patsubst guests/bench/%,$(GUEST_DIR)/64/bench/%.o,$(wildcard guests/bench/guest*.c guests/bench/*.S)) $(GUEST_DIR)/64/smp_start.S.o
 
 $(BENCH_INT:%=build/bench/%.o): BENCH_FLAGS += -mgeneral-regs-only
 build/bench/%.o: guests/bench/%.c
 	@mkdir -p $(@D)
-	$(CC) $(BENCH_FLAGS) -c $< -o $@
+	$(CC) $(BENCH_FLAGS) -m64 -march=x86-64 -c $< -o $@
+
+build/bench/32/%.o: guests/bench/%.c
+	@mkdir -p $(@D)
+	$(CC) $(BENCH_FLAGS) -m32 -march=i686 -mgeneral-regs-only -c $< -o $@
 
 build/bench/native: guests/bench/native.c $(BENCH_C)
 	$(CC) -std=gnu11 -O2 -Wall -Wextra -Werror -no-pie -z noexecstack $^ -o $@
 
+# Without a C library: the host may have none of 32 bits.
+build/bench/native32: build/bench/32/native32.o $(BENCH_C_32)
+	$(GUEST_LD) -m elf_i386 -static -e _start $^ -o $@
+
 $(GUEST_DIR)/bench.elf: $(BENCH_GUEST) $(BENCH_C) $(GUEST_LIB_64) guests/lib/guest64.ld
 	$(GUEST_LD) -m elf_x86_64 -T guests/lib/guest64.ld $(filter %.o,$^) -o $@
 
-guests: $(GUEST_DIR)/bench.elf build/bench/native
--include $(wildcard build/bench/*.d $(GUEST_DIR)/64/bench/*.d)
+$(GUEST_DIR)/bench32.elf: $(GUEST_DIR)/32/bench/guest.c.o $(BENCH_C_32) $(GUEST_LIB_32) $(GUEST_DIR)/32/lib/start32.S.o guests/lib/guest32.ld
+	$(GUEST_LD) -m elf_i386 -T guests/lib/guest32.ld $(filter %.o,$^) -o $@
+
+guests: $(GUEST_DIR)/bench.elf $(GUEST_DIR)/bench32.elf build/bench/native build/bench/native32
+-include $(wildcard build/bench/*.d build/bench/32/*.d $(GUEST_DIR)/64/bench/*.d $(GUEST_DIR)/32/bench/*.d)

@@ -13,4 +13,8 @@ struct call {
 extern const struct benchmark machine_benchmarks[];
 extern const unsigned machine_count;
 
+/* guest_pair.c */
+u64 alone(u32), pair(u32);
+void pair_prepare(void);
+
 #endif

@@ -143,6 +143,11 @@ static u64 chip_port(u32 work) {
     return sum;
 }
 
+static u64 chip_write(u32 work) {
+    for (u32 n = 0; n < work; n++) outb(0x21, 0xFF);
+    return work;
+}
+
 static u64 chip_mmio(u32 work) {
     u64 sum = 0;
     for (u32 n = 0; n < work; n++) sum += apic_read(APIC_TPR);
@@ -156,17 +161,20 @@ static u64 mmio_write(u32 work) {
 }
 
 const struct benchmark machine_benchmarks[] = {
-    { "remap", remap_prepare, remap, 200000, 0 },
-    { "reload", 0, reload, 50000, 1 },
-    { "fault", remap_prepare, fault, 50000, 0 },
-    { "syscall", syscall_prepare, syscalls, 300000, 0 },
-    { "int80", syscall_prepare, interrupts80, 200000, 0 },
-    { "timer", timer_prepare, timers, 2000, 0 },
-    { "selfipi", timer_prepare, self_ipi, 50000, 0 },
-    { "outb", 0, port_write, 100000, 0 },
-    { "inb", 0, port_read, 100000, 0 },
-    { "mmio", 0, mmio_write, 100000, 0 },
-    { "picport", 0, chip_port, 200000, 0 },
-    { "lapic", 0, chip_mmio, 200000, 0 },
+    { "remap", remap_prepare, remap, 200000, 0, 1 },
+    { "reload", 0, reload, 50000, 1, 1 },
+    { "fault", remap_prepare, fault, 50000, 0, 1 },
+    { "syscall", syscall_prepare, syscalls, 300000, 0, 1 },
+    { "int80", syscall_prepare, interrupts80, 200000, 0, 1 },
+    { "timer", timer_prepare, timers, 2000, 0, 1 },
+    { "selfipi", timer_prepare, self_ipi, 50000, 0, 1 },
+    { "outb", 0, port_write, 100000, 0, 1 },
+    { "inb", 0, port_read, 100000, 0, 1 },
+    { "mmio", 0, mmio_write, 100000, 0, 1 },
+    { "picport", 0, chip_port, 200000, 0, 1 },
+    { "picwrite", 0, chip_write, 200000, 0, 1 },
+    { "lapic", 0, chip_mmio, 200000, 0, 1 },
+    { "alone", 0, alone, 500, 1, 1 },
+    { "pair", pair_prepare, pair, 500, 2, 2 },
 };
 const unsigned machine_count = sizeof machine_benchmarks / sizeof machine_benchmarks[0];

@@ -33,7 +33,7 @@ int main(int count, char **arguments) {
         bool wanted = all;
         for (int a = 1; a < count; a++) wanted |= !strcmp(arguments[a], compute[n].name);
         if (!wanted) continue;
-        const u32 work = (u64)compute[n].work * scale < 1000 ? 1 : (u32)((u64)compute[n].work * scale / 1000);
+        const u32 work = scaled(&compute[n], scale);
         if (compute[n].prepare) compute[n].prepare();
         for (u32 r = 0; r < repeat; r++) {
             const u64 start = nanoseconds();

@@ -1,34 +1,47 @@
-"""`make bench`: native, the software CPU, KVM and QEMU side by side. docs/benchmarks.md tells how to read the table."""
+"""`make bench`: native, the software CPU, KVM and QEMU side by side. docs/benchmarks.md tells how to read the tables."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
-import math
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
-from tests.bench import disk, exits, memory, runners, startup, trace
-from tests.bench.runners import COMPUTE, MACHINE, ROOT, Outcome
+from tests.bench import disk, exits, rounds, runners, show, trace
+from tests.bench.runners import COMPUTE, MACHINE, NARROW, PAIR, ROOT, RUNNERS
+from tests.bench.targets import Rows
 
-EXTRA = ("exits", "trace", "startup", "linux", "memory", "disk")
+EXTRA = ("startup", "linux", "exits", "trace", "disk")
+MARK = re.compile(r"(?<=<!-- bench -->\n).*?(?=<!-- /bench -->)", re.DOTALL)
 
 
 def _arguments() -> argparse.Namespace:
+    known = (*COMPUTE, *NARROW, *MACHINE, *PAIR, *EXTRA)
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="kvmpy's backends beside the host's processor and QEMU.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"what to run (all): {' '.join((*COMPUTE, *MACHINE, *EXTRA))}")
-    parser.add_argument("--scale", type=int, default=200, help="work in thousandths of the full one, 0.06 s native (%(default)s)")
-    parser.add_argument("--runs", type=int, default=3, help="repetitions; the table shows medians (%(default)s)")
-    parser.add_argument("--only", action="append", choices=("native", "soft", "kvm", "qemu"), help="runners (all that are there)")
-    parser.add_argument("--seconds", type=float, default=120, help="limit of each runner (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of the tables")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"what to run (all but disk): {' '.join(known)}")
+    parser.add_argument("--scale", type=int, help="work in thousandths of the full one, 0.06 s native (100)")
+    parser.add_argument("--rounds", type=int, help="how often all runners have their turn (7)")
+    parser.add_argument("--repeat", type=int, default=2, help="repetitions in each turn (%(default)s)")
+    parser.add_argument("--quick", action="store_true", help="three rounds of a quarter of the work: a look, not a measurement")
+    parser.add_argument("--only", action="append", choices=RUNNERS, help="runners (all that are there)")
+    parser.add_argument("--seconds", type=float, default=120, help="limit of each process (%(default)s)")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON object instead of the tables")
+    form.add_argument("--markdown", nargs="?", const="-", metavar="FILE", help="tables in Markdown; in FILE between its marks")
     arguments = parser.parse_args()
     for name in arguments.names:
-        if name not in (*COMPUTE, *MACHINE, *EXTRA):
+        if name not in known:
             parser.error(f"no benchmark {name}")
-    if arguments.scale < 1 or arguments.runs < 1:
-        parser.error("--scale and --runs are at least 1")
+    arguments.scale = arguments.scale or (25 if arguments.quick else 100)
+    arguments.rounds = arguments.rounds or (3 if arguments.quick else 7)
+    if min(arguments.scale, arguments.rounds, arguments.repeat) < 1:
+        parser.error("--scale, --rounds and --repeat are at least 1")
     return arguments
 
 
@@ -38,165 +51,103 @@ def _kvm_there() -> bool:
     return not unavailable()
 
 
-def _kvm_lacks(name: str) -> bool:
-    """A system call from ring 3 that KVM does not bring to ring 0 would end the guest."""
-    from kvmpy.kvm.probe import ask
-
-    need = {"syscall": "syscall_from_user", "int80": "int_n_from_user"}.get(name)
-    return need is not None and not ask(need)
+def _there() -> list[str]:
+    return [r for r in RUNNERS if r in ("native", "soft") or (r == "qemu" and runners.qemu_path()) or (r == "kvm" and _kvm_there())]
 
 
-def _geometric(values: list[float]) -> float | None:
-    return math.exp(sum(map(math.log, values)) / len(values)) if values else None
-
-
-def _collect(arguments: argparse.Namespace, say: Any) -> dict[str, Any]:
-    names = arguments.names or [*COMPUTE, *MACHINE, *EXTRA]
-    compute = [n for n in COMPUTE if n in names]
-    machine = [n for n in MACHINE if n in names]
-    wanted = set(arguments.only or ("native", "soft", "kvm", "qemu"))
-    kvm = "kvm" in wanted and _kvm_there()
-    scale, runs, seconds = arguments.scale, arguments.runs, arguments.seconds
-
-    plan: list[tuple[str, Any]] = []
-    if compute and "native" in wanted:
-        plan.append(("native", lambda: runners.native(compute, scale, runs, seconds)))
-    if compute or machine:
-        if "soft" in wanted:
-            plan.append(("soft", lambda: runners.kvmpy("soft", compute + machine, scale, runs, seconds)))
-        if kvm and compute:
-            plan.append(("kvm", lambda: runners.kvmpy("kvm", compute, scale, runs, seconds, "user")))
-        if kvm and (able := [n for n in machine if not _kvm_lacks(n)]):
-            plan.append(("kvm machine", lambda: runners.kvmpy("kvm", able, max(scale // 40, 1), runs, seconds)))
-        if "qemu" in wanted and runners.qemu_path():
-            plan.append(("qemu", lambda: runners.qemu(compute + machine, scale, runs, seconds)))
-    outcomes: dict[str, Outcome] = {}
-    problems: list[str] = []
-    for name, run in plan:
-        say(name)
-        outcome = run()
-        if outcome.problem:
-            problems.append(f"{name}: {outcome.problem}")
-        target = outcomes.setdefault(name.split()[0], Outcome({}))
-        target.series.update(outcome.series)
-
-    for name in compute:
-        sums = {runner: o.series[name].checksums for runner, o in outcomes.items() if name in o.series}
-        if len(set().union(*sums.values())) > 1:
-            problems.append(f"{name}: checksums differ: " + ", ".join(f"{runner} {'/'.join(sorted(s))}" for runner, s in sums.items()))
-    for runner, outcome in outcomes.items():
-        off = [name for name, series in outcome.series.items() if series.clock_off]
-        if off:
-            problems.append(f"{runner}: the guest's clock disagrees with the host's in {' '.join(off)}")
-
-    result: dict[str, Any] = {"scale": scale, "runs": runs, "compute": {}, "machine": {}, "problems": problems}
-    for group, members in (("compute", compute), ("machine", machine)):
-        for name in members:
-            row = result[group][name] = {}
-            for runner, outcome in outcomes.items():
-                if name in outcome.series:
-                    series = outcome.series[name]
-                    row[runner] = series.time / 1e6 if group == "compute" else series.time / series.work
-    result["geometric mean"] = {
-        f"{a}/{b}": _geometric([row[a] / row[b] for row in result["compute"].values() if a in row and b in row])
-        for a, b in (("soft", "native"), ("qemu", "native"), ("kvm", "native"), ("soft", "qemu"))
-    }
+def _extra(arguments: argparse.Namespace, names: list[str], wanted: list[str], problems: list[str], say: Any) -> dict[str, Any]:
+    """What runs in this process, or takes its time by itself."""
+    backends = [b for b in ("soft", "kvm") if b in wanted]
+    result: dict[str, Any] = {}
     if "exits" in names:
         say("exits")
-        result["exits"] = exits.measure([b for b in ("soft", "kvm") if b in wanted and (b != "kvm" or kvm)], runs)
+        result["exits"] = exits.measure(backends, 3)
     if "trace" in names:
         say("trace")
-        result["trace"] = trace.measure([b for b in ("soft", "kvm") if b in wanted and (b != "kvm" or kvm)], runs)
-        result["trace core"] = {what: trace.core_nanoseconds(what) for what in ("block", "instruction")} if "soft" in wanted else {}
-    if "startup" in names:
-        say("startup")
-        result["startup"] = startup.first_byte(max(runs, 5), kvm)
-    if "linux" in names and "soft" in wanted:
-        say("linux")
-        result["linux"] = startup.linux("soft", seconds)
-    if "memory" in names and "soft" in wanted:
-        say("memory")
-        result["memory"] = memory.measure(seconds)
+        result["trace"] = trace.measure(backends, 3)
+        if "soft" in wanted:
+            result["trace core"] = {what: {"soft": trace.core_nanoseconds(what)} for what in ("block", "instruction")}
     if "disk" in names and "soft" in wanted:
         say("disk")
-        result["disk"] = disk.missing() or disk.measure(runs, seconds, problems)
+        result["disk"] = disk.missing() or disk.measure(1 if arguments.quick else 3, arguments.seconds, problems)
     return result
 
 
-def _number(value: float | None, digits: int = 1) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+def _version() -> str:
+    path = runners.qemu_path()
+    if not path:
+        return "QEMU is not there (apt-get install qemu-system-x86)"
+    return subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout.partition("\n")[0]
 
 
-def _ratio(row: dict[str, float], a: str, b: str) -> str:
-    return f"{row[a] / row[b]:.1f}x" if a in row and b in row else "-"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> None:
-    widths = [max(len(row[n]) for row in [head, *rows]) for n in range(len(head))]
-    for row in [head, *rows]:
-        first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join([first.strip().ljust(widths[0]), *others]))
-    print()
-
-
-def _show(result: dict[str, Any]) -> None:
-    pairs = (("soft", "native"), ("qemu", "native"), ("soft", "qemu"), ("kvm", "native"))
-    if result["compute"]:
-        print(f"Compute, ms (scale {result['scale']}, median of {result['runs']})")
-        rows = [
-            [name, *(_number(row.get(r), 2) for r in ("native", "soft", "qemu", "kvm")), *(_ratio(row, a, b) for a, b in pairs)]
-            for name, row in result["compute"].items()
-        ]
-        means = result["geometric mean"]
-        rows.append(["geometric mean", "", "", "", "", *(f"{m:.1f}x" if (m := means[f"{a}/{b}"]) else "-" for a, b in pairs)])
-        _table(["", "native", "soft", "qemu", "kvm CPL 3", *(f"{a}/{b}" for a, b in pairs)], rows)
-    if result["machine"]:
-        print("Machine, ns each")
-        _table(
-            ["", "soft", "qemu", "kvm CPL 0", "soft/qemu"],
-            [
-                [name, *(_number(row.get(r), 0) for r in ("soft", "qemu", "kvm")), _ratio(row, "soft", "qemu")]
-                for name, row in result["machine"].items()
-            ],
-        )
-    if "exits" in result:
-        print("Exit to a device in Python and back, us")
-        _table(["", "soft", "kvm"], [[name, *(_number(row.get(b), 2) for b in ("soft", "kvm"))] for name, row in result["exits"].items()])
-    if "trace" in result:
-        print("A traced port write, us")
-        _table(["", "soft", "kvm"], [[name, *(_number(row.get(b), 2) for b in ("soft", "kvm"))] for name, row in result["trace"].items()])
-        print("An event of the core in a binary file, ns")
-        _table(["", "ns"], [[name, _number(value, 0)] for name, value in result["trace core"].items()])
-    if "startup" in result:
-        print("Process start to the guest's first byte, ms")
-        _table(["", "ms"], [[name, _number(value, 0)] for name, value in result["startup"].items()])
-    if "linux" in result:
-        if result["linux"] is None:
-            print("Linux: not fetched (make linux)\n")
-        else:
-            print("Linux on the software CPU, s")
-            _table(["", "s"], [[name, _number(value)] for name, value in result["linux"].items()])
-    if result.get("memory"):
-        print("Memory beside the guest's RAM after Linux has booted, MiB")
-        kinds = ("total", "anonymous", "heap", "shared", "files")
-        _table(["", *kinds], [[name, *(_number((row or {}).get(kind)) for kind in kinds)] for name, row in result["memory"].items()])
-    if "disk" in result:
-        disk.show(result["disk"], _table)
-    for problem in result["problems"]:
+def _show(arguments: argparse.Namespace, results: rounds.Results, rows: list[Any], extra: dict[str, Any], setting: list[str]) -> None:
+    form = "markdown" if arguments.markdown else "text"
+    table, heading = (show.markdown, show.title(form)) if arguments.markdown else (show.text, show.title(form))
+    separator = "  \n" if arguments.markdown else "\n"
+    print(separator.join(setting) + "\n")
+    heading("Targets")
+    show.targets(rows, table)
+    heading("Compute, ms")
+    show.compute(results, table)
+    heading("Machine, ns each")
+    show.machine(results, table)
+    both = ("soft", "kvm")
+    if "exits" in extra:
+        heading("Exit to a device in Python and back, us")
+        show.simple(extra["exits"], both, table)
+    if "trace" in extra:
+        heading("A traced port write, us")
+        show.simple(extra["trace"], both, table)
+    if "trace core" in extra:
+        heading("An event of the core in a binary file, ns")
+        show.simple(extra["trace core"], ("soft",), table)
+    if "disk" in extra:
+        heading("Disk")
+        disk.show(extra["disk"], table)
+    for problem in results.problems:
         print(f"PROBLEM  {problem}")
 
 
 def main() -> int:
     arguments = _arguments()
     subprocess.run(["make", "-s", "guests"], cwd=ROOT, check=True, timeout=300)
+
     # Results may go to a file: progress does not.
-    result = _collect(arguments, lambda what: print(f"bench: {what} ...", file=sys.stderr, flush=True))
+    def say(what: str) -> None:
+        print(f"bench: {what} ...", file=sys.stderr, flush=True)
+
+    names = arguments.names or [*COMPUTE, *NARROW, *MACHINE, *PAIR, *(name for name in EXTRA if name != "disk")]
+    wanted = [runner for runner in _there() if runner in (arguments.only or RUNNERS)]
+    plan = rounds.Plan(names, wanted, arguments.rounds, arguments.repeat, arguments.scale, arguments.seconds, say)
+    results = rounds.collect(plan)
+    rows = Rows(results).all(bool(runners.parallel()))
+    extra = _extra(arguments, names, wanted, results.problems, say)
+    setting = [
+        f"{_processor()}, {os.cpu_count()} CPUs; {_version()}; {arguments.rounds} rounds of {arguments.repeat}, scale {arguments.scale}",
+        *show.noise(results),
+    ]
     if arguments.json:
-        json.dump(result, sys.stdout, indent=2)
+        json.dump(
+            {
+                "setting": setting, "scale": arguments.scale, "rounds": arguments.rounds, **show.for_json(results),
+                "targets": [row.as_json() for row in rows], "series": rounds.as_json(results), **extra, "problems": results.problems,
+            },
+            sys.stdout, indent=2,
+        )  # fmt: skip
         print()
+    elif arguments.markdown and arguments.markdown != "-":
+        page, out = Path(arguments.markdown), io.StringIO()
+        with contextlib.redirect_stdout(out):
+            _show(arguments, results, rows, extra, setting)
+        page.write_text(MARK.sub(lambda _: out.getvalue(), page.read_text()))
     else:
-        _show(result)
-    return 1 if result["problems"] else 0
+        _show(arguments, results, rows, extra, setting)
+    return 1 if results.problems else 0
+
+
+def _processor() -> str:
+    found = re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return found[1] if found else "processor unknown"
 
 
 if __name__ == "__main__":

@@ -10,45 +10,39 @@ import threading
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from statistics import median
 
 ROOT = Path(__file__).resolve().parents[2]
-GUEST = ROOT / "build" / "guests" / "bench.elf"
-NATIVE = ROOT / "build" / "bench" / "native"
+GUESTS = ROOT / "build" / "guests"
+NATIVE = ROOT / "build" / "bench"
 KVMPY = (sys.executable, "-m", "kvmpy.cli.main", "run", "--quiet")
 
 COMPUTE = (
-    "mix", "sieve", "strings", "copyloop", "quicksort", "calls", "mandelbrot", "nbody", "chase", "sha256", "muldiv", "bytecode", "patched",
+    "mix", "sieve", "strings", "strings4k", "strings64", "copyloop", "copyfar", "quicksort", "calls", "mandelbrot", "nbody", "chase",
+    "sha256", "muldiv", "wide64", "wide32", "bytecode", "patched",
 )  # fmt: skip
-MACHINE = ("remap", "reload", "fault", "syscall", "int80", "timer", "selfipi", "outb", "inb", "mmio", "picport", "lapic")
+NARROW = tuple(f"32-{name}" for name in ("mix", "sieve", "quicksort", "calls", "sha256", "wide32", "bytecode"))
+"""The same sources as 32-bit code, in a guest of protected mode."""
+MACHINE = ("remap", "reload", "fault", "syscall", "int80", "timer", "selfipi", "outb", "inb", "mmio", "picport", "picwrite", "lapic")
+PAIR = ("alone", "pair")
+"""Of a machine with two processors."""
+RUNNERS = ("native", "soft", "qemu", "kvm")
 
 
 @dataclass
-class Series:
-    """The runs of one benchmark by one runner: ns of each, by the guest's clock and between its lines as the host saw them."""
+class Lines:
+    """What one process told of one benchmark: ns of each repetition, by the guest's clock and between its lines as the host saw them."""
 
     work: int = 0
     checksums: set[str] = field(default_factory=set)
     times: list[float] = field(default_factory=list)
     walls: list[float] = field(default_factory=list)
 
-    @property
-    def time(self) -> float:
-        return median(self.times)
-
-    @property
-    def clock_off(self) -> bool:
-        """Do the guest's clock and the host's differ by more than a third and 5 ms?"""
-        if not self.walls:
-            return False
-        wall, time_ = min(self.walls), min(self.times)
-        return abs(wall - time_) > max(5e6, time_ / 3)
-
 
 @dataclass
 class Outcome:
-    series: dict[str, Series]
+    series: dict[str, Lines]
     problem: str = ""
 
 
@@ -58,7 +52,7 @@ def environment() -> dict[str, str]:
 
 def measure(command: list[str], seconds: float) -> Outcome:
     """Runs a command that prints the benchmark's lines, for at most `seconds`."""
-    series: dict[str, Series] = defaultdict(Series)
+    series: dict[str, Lines] = defaultdict(Lines)
     khz, begun, ended, last, done = 0.0, 0.0, 0.0, "nothing", False
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", env=environment()
@@ -105,31 +99,35 @@ def measure(command: list[str], seconds: float) -> Outcome:
     return Outcome(dict(series), problem)
 
 
-def _append(names: list[str], scale: int, runs: int, *words: str) -> str:
-    return " ".join([f"scale={scale}", f"repeat={runs}", *words, *names])
-
-
-def native(names: list[str], scale: int, runs: int, seconds: float) -> Outcome:
-    return measure([str(NATIVE), *_append(names, scale, runs).split()], seconds)
-
-
-def kvmpy(backend: str, names: list[str], scale: int, runs: int, seconds: float, *words: str) -> Outcome:
-    return measure(
-        [*KVMPY, str(GUEST), "--backend", backend, "--memory", "512M", "--append", _append(names, scale, runs, *words)], seconds
-    )
-
-
 def qemu_path() -> str:
     return shutil.which("qemu-system-x86_64") or ""
 
 
-def qemu(names: list[str], scale: int, runs: int, seconds: float) -> Outcome:
-    """QEMU's translator on the same image. The machine is "pc": a microvm lacks port 61h, by which the guest takes its clock's measure."""
-    return measure(
-        [
-            qemu_path(), "-M", "pc", "-accel", "tcg", "-cpu", "max", "-m", "512", "-display", "none", "-nodefaults", "-no-reboot",
-            "-serial", "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-kernel", str(GUEST),
-            "-append", _append(names, scale, runs),
-        ],
-        seconds,
-    )  # fmt: skip
+@cache
+def parallel() -> tuple[str, ...]:
+    """The option that lets two vCPUs run at the same time, as this kvmpy has it; empty where it has none."""
+    text = subprocess.run([*KVMPY[:-1], "--help"], capture_output=True, text=True, timeout=20, env=environment(), check=False).stdout
+    return ("--smp", "2,parallel") if "--smp" in text and "parallel" in text else ()
+
+
+def command(runner: str, names: list[str], scale: int, repeat: int) -> list[str]:
+    """How a runner is started on benchmarks of one image. QEMU's machine is "pc": a microvm lacks port 61h, by which a guest takes its
+    clock's measure."""
+    narrow = names[0] in NARROW
+    words = [f"scale={scale}", f"repeat={repeat}", *(name.removeprefix("32-") for name in names)]
+    image, native = ("bench32.elf", "native32") if narrow else ("bench.elf", "native")
+    pair = names[0] in PAIR
+    match runner:
+        case "native":
+            return [str(NATIVE / native), *words]
+        case "qemu":
+            return [
+                qemu_path(), "-M", "pc", "-accel", "tcg", "-cpu", "max", "-m", "512", "-display", "none", "-nodefaults", "-no-reboot",
+                "-serial", "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-kernel", str(GUESTS / image),
+                "-smp", "2" if pair else "1", "-append", " ".join(words),
+            ]  # fmt: skip
+        case _:
+            if runner == "kvm" and names[0] in COMPUTE:
+                words.append("user")  # a KVM without VT-x or AMD-V runs only ring 3 on the processor
+            cpus = (parallel() or ("--cpus", "2")) if pair else ()
+            return [*KVMPY, str(GUESTS / image), "--backend", runner, "--memory", "512M", *cpus, "--append", " ".join(words)]
