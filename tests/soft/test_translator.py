@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import subprocess
@@ -16,28 +15,20 @@ from kvmpy.debug.translation import Translations
 from kvmpy.errors import ConfigError
 from kvmpy.machine import Machine
 from kvmpy.native import ffi, lib
-from kvmpy.regs import dump
 from kvmpy.soft import SoftBackend
 from kvmpy.soft.backend import THRESHOLD, VARIABLE, threshold_of
 from tests.soft.soft_guest import CODE, STACK, Guest
 from tests.soft.system_guest import assemble
+from tests.soft.translated import needs_code, state, with_gates
 
 ROOT = Path(__file__).resolve().parents[2]
 GUESTS = ROOT / "build" / "guests"
 HLT, SHUTDOWN = lib.KVM_EXIT_HLT, lib.KVM_EXIT_SHUTDOWN
-GDT, IDT, HANDLER, DATA = 0x10000, 0x11000, 0x9000, 0x5000
+DATA = 0x5000
 UNMAPPED = 1 << 38
 PAGE = 4096
 CR4_SMAP, AC = 1 << 21, 1 << 18
 Make = Callable[..., Guest]
-
-
-def forbidden() -> bool:
-    with SoftBackend(translate=1).create_vm() as vm:
-        return not vm.translating
-
-
-needs_code = pytest.mark.skipif(forbidden(), reason="this host lets no program make code")
 pytestmark = needs_code
 
 
@@ -53,28 +44,6 @@ def make() -> Iterator[Make]:
     yield build
     for guest in made:
         guest.close()
-
-
-def with_gates(guest: Guest) -> Guest:
-    """64-bit gates to a HLT for every exception."""
-    sregs = guest.vcpu.get_sregs()
-    sregs.gdt.base, sregs.gdt.limit, sregs.idt.base, sregs.idt.limit = GDT, 0x1F, IDT, 0xFFF
-    guest.vcpu.set_sregs(sregs)
-    guest.put(GDT, bytes(8) + (0x00AF9B000000FFFF).to_bytes(8, "little") + (0x00CF93000000FFFF).to_bytes(8, "little"))
-    selector = sregs.cs.selector
-    gate = HANDLER & 0xFFFF | selector << 16 | 0x8E << 40 | HANDLER >> 16 << 48
-    guest.put(IDT, gate.to_bytes(16, "little") * 256)
-    guest.put(HANDLER, b"\xf4")
-    return guest
-
-
-def state(guest: Guest) -> tuple[object, ...]:
-    """Everything that a program can leave behind, and how many instructions it took."""
-    vcpu = guest.vcpu
-    return (
-        dump(vcpu.get_regs(), vcpu.get_sregs()), vcpu.get_sregs().cr2, bytes(vcpu.get_xsave()).hex(),
-        hashlib.sha256(guest.pages).hexdigest(), vcpu.statistics()["instructions"],
-    )
 
 
 def both(make: Make, code: bytes, reason: int, prepare: Callable[[Guest], object] = lambda guest: None, **options: object) -> Guest:
