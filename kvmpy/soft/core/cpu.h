@@ -137,12 +137,10 @@ typedef struct {
 #define MODE_KEY ((1u << MODE_LIMIT_SHIFT) - 1) /* all bits before */
 #define MODE_LIMIT_PAGES 0x100000u
 
-/* Where an indirect jump of translated code finds its target. */
+/* Where an indirect jump of translated code finds its target, by the low bits of RIP. */
 typedef struct {
-    uint64_t rip;
-    uint64_t key; /* code_key it holds under; 0: empty */
-    const uint8_t *code;
-    uint64_t pad;
+    uint64_t tag; /* RIP ^ the code_key it holds under */
+    const uint8_t *code; /* NULL: empty */
 } CodeTarget;
 #define CODE_TARGETS 4096u
 
@@ -189,7 +187,9 @@ struct Cpu {
     uint64_t seg_base[SEG_COUNT]; /* what an offset gets added: base of seg[], but 0 for ES, CS, SS, DS in 64-bit mode */
     uint64_t tlb_generation; /* changes with each flush and with CS.base: links between pages check it */
     uint64_t code_base;      /* CS.base that the generation stands for */
-    uint64_t code_key;       /* tlb_generation and mode as one number; kept while translated code runs */
+    uint64_t code_key;       /* of tlb_generation and mode, see run_translated.c; kept while translated code runs */
+    uint64_t code_key_generation; /* it stands for */
+    uint32_t code_key_mode;
     Cpu *self;               /* its own address, for translated code */
     uint64_t native_flags;   /* the arithmetic flags as LAHF and SETO give them in AX, while translated code runs */
     uint8_t vectors_live;    /* VECTORS_*: the host's vector registers hold the guest's: only while translated code runs */

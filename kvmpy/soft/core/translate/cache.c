@@ -252,6 +252,7 @@ bool translator_create(Vm *vm, uint32_t threshold)
     if (!t)
         return false;
     t->threshold = threshold;
+    t->secret = __builtin_ia32_rdtsc() * 0x9e3779b97f4a7c15ull ^ (uintptr_t)t;
     t->size = vm->code_cache ? vm->code_cache : KP_CODE_CACHE;
     t->start_room = (uint32_t)(t->size / 8);
     t->exits = calloc(EXIT_COUNT, sizeof *t->exits);

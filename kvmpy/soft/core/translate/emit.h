@@ -123,8 +123,10 @@ static inline bool high_byte(unsigned offset) { return offset & 7; }
 /* ---- leaving ---- */
 /* To code at a constant RIP; `condition`: a jcc (RFLAGS hold the flags then), or -1 for a jmp. */
 void emit_exit(Emit *e, uint64_t target, int condition);
-/* The code for the RIP in rcx is in rax then; the flags must be in memory. What is not found is left to the interpreter. */
+/* Finds the code for the RIP in rcx, which is lost; the flags must be in memory. What is not found is left to the interpreter.
+   Then eax tells where the code's address stands, for emit_jump_found. */
 void emit_lookup(Emit *e);
+void emit_jump_found(Emit *e);
 
 /* ---- vectors ---- */
 void host_prepare(void);

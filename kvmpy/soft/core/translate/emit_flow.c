@@ -190,19 +190,13 @@ static bool load_target(Emit *e)
     return true;
 }
 
-static void jump_rax(Emit *e)
-{
-    put8(&e->code, 0xff);
-    put8(&e->code, 0xe0);
-    emit_interpret(e);
-}
-
 EMITTER(translate_jmp_ev)
 {
     if (!usual(e) || !load_target(e))
         return false;
     emit_lookup(e);
-    jump_rax(e);
+    emit_jump_found(e);
+    emit_interpret(e);
     return true;
 }
 
@@ -214,7 +208,8 @@ EMITTER(translate_call_ev)
     emit_store(&e->code, rm_slot(SLOT_SCRATCH), H_RAX);
     push_constant(e, e->i->next_rip);
     emit_load(&e->code, H_RAX, rm_slot(SLOT_SCRATCH));
-    jump_rax(e);
+    emit_jump_found(e);
+    emit_interpret(e);
     return true;
 }
 
@@ -227,6 +222,7 @@ EMITTER(translate_ret)
     emit_op(&e->code, 0x8bu | size_op(size), H_RCX, top_place(e, RSP));
     emit_lookup(e);
     move_sp(e, (int32_t)(size + e->i->imm));
-    jump_rax(e);
+    emit_jump_found(e);
+    emit_interpret(e);
     return true;
 }

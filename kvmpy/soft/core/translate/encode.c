@@ -74,6 +74,13 @@ static void emit_modrm(Code *e, int reg, Rm rm)
         return;
     case RM_NONE:
         return;
+    case RM_GS_INDEX:
+        if (!rm.scale)
+            break;
+        put8(e, 0x04 | r); /* an index alone */
+        put8(e, (unsigned)rm.scale << 6 | ((unsigned)rm.base & 7) << 3 | 5);
+        put32(e, (uint32_t)rm.disp);
+        return;
     default:
         break;
     }

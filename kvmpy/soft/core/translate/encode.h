@@ -12,7 +12,7 @@ extern const int8_t host_register[16];
 
 /* An r/m operand of the host: a register, memory at [base + index << scale + disp], or a place in the Cpu (gs:disp). */
 typedef struct {
-    enum { RM_REG, RM_MEM, RM_GS, RM_GS_INDEX, RM_NONE } kind; /* RM_GS_INDEX: gs:[base + disp]; RM_NONE: no ModRM byte */
+    enum { RM_REG, RM_MEM, RM_GS, RM_GS_INDEX, RM_NONE } kind; /* RM_GS_INDEX: gs:[base << scale + disp]; RM_NONE: no ModRM byte */
     int8_t reg, base, index; /* index: host number, or -1; never rsp */
     uint8_t scale;
     int32_t disp;

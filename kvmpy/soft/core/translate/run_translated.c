@@ -17,12 +17,27 @@
 static uint32_t to_native(uint32_t flags) { return (flags & 0xd5) << 8 | 0x200 | (flags >> 11 & 1); }
 static uint32_t from_native(uint32_t ax) { return (ax >> 8 & 0xd5) | (ax & 1) << 11; }
 
+static uint64_t mixed(uint64_t x)
+{
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
+    x = (x ^ x >> 27) * 0x94d049bb133111ebull;
+    return x ^ x >> 31;
+}
+
+/* A number that no other pair of generation and mode has, scattered over 64 bits: an indirect jump compares it together with RIP,
+   as one number, and another RIP under another key gives the same with a probability of 2^-64. */
+static void make_code_key(Cpu *c)
+{
+    c->code_key_generation = c->tlb_generation;
+    c->code_key_mode = c->mode;
+    c->code_key = mixed(mixed(c->tlb_generation + c->vm->translator->secret) ^ c->mode);
+}
+
 static void prepare(Cpu *c)
 {
     c->native_flags = to_native(cc_flags(c));
-    /* code up to a limit of CS is not translated: any mark tells it apart. 48 bits of the generation last for years of nothing but
-       flushes; a link as old as that would lead to code of a page mapped no more, but to living code. */
-    c->code_key = c->tlb_generation << 16 | (c->mode & MODE_KEY) | (c->mode & ~MODE_KEY ? MODE_KEY + 1 : 0);
+    if (unlikely(c->code_key_generation != c->tlb_generation || c->code_key_mode != c->mode))
+        make_code_key(c);
 }
 
 static const Insn *exec_resume(Cpu *c, const Insn *i)
@@ -97,7 +112,10 @@ static void take_gs(Cpu *c)
     }
 }
 
-static CodeTarget *target_of(Cpu *c, uint64_t rip) { return &c->code_target[(rip ^ rip >> 12) % CODE_TARGETS]; }
+static void set_target(Cpu *c, uint64_t rip, const uint8_t *code)
+{
+    c->code_target[rip % CODE_TARGETS] = (CodeTarget){rip ^ c->code_key, code};
+}
 
 /* A range that lies across a page's end fails whenever it is used: its block is translated anew, with a check for each access. */
 static void count_shared_miss(Cpu *c, Block *b)
@@ -143,7 +161,7 @@ const Insn *exec_translated(Cpu *c, const Insn *i)
     const uint8_t *entry = executable(t, b->code + b->by_memory);
     take_gs(c);
     prepare(c);
-    *target_of(c, b->rip) = (CodeTarget){.rip = b->rip, .key = c->code_key, .code = entry};
+    set_target(c, b->rip, entry);
     c->budget += b->count; /* the code takes it itself */
     for (;;) {
         c->run->entered = c->budget;

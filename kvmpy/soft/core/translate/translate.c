@@ -214,27 +214,28 @@ void emit_exit(Emit *e, uint64_t target, int condition)
     e->flags = before;
 }
 
+/* Of the CodeTarget that emit_lookup found. */
+static Rm target_field(size_t field)
+{
+    Rm m = rm_gs_index(H_RAX, offsetof(Cpu, code_target) + field);
+    m.scale = 3;
+    return m;
+}
+
 void emit_lookup(Emit *e)
 {
     Code *o = &e->code;
-    size_t table = offsetof(Cpu, code_target);
-    _Static_assert(sizeof(CodeTarget) == 32 && CODE_TARGETS == 4096, "the index below");
-    emit_op(o, 0x89, H_RCX, rm_reg(H_RAX)); /* mov eax, ecx; shr eax, 12; xor eax, ecx; and; shl 5 */
-    emit_op(o, 0xc1, 5, rm_reg(H_RAX));
-    put8(o, 12);
-    emit_op(o, 0x31, H_RCX, rm_reg(H_RAX));
-    put8(o, 0x25);
-    put32(o, CODE_TARGETS - 1);
-    emit_op(o, 0xc1, 4, rm_reg(H_RAX));
-    put8(o, 5);
-    emit_op(o, 0x39 | OP_W, H_RCX, rm_gs_index(H_RAX, table + offsetof(CodeTarget, rip)));
+    _Static_assert(sizeof(CodeTarget) == 16, "the index below, in units of 8 bytes");
+    emit_op(o, 0x8d, H_RAX, rm_mem2(H_RCX, H_RCX)); /* lea eax, [rcx + rcx] */
+    put8(o, 0x25); /* and eax */
+    put32(o, 2 * (CODE_TARGETS - 1));
+    emit_op(o, 0x33 | OP_W, H_RCX, rm_gs(offsetof(Cpu, code_key))); /* xor */
+    emit_op(o, 0x39 | OP_W, H_RCX, target_field(offsetof(CodeTarget, tag)));
     emit_guard(e, CC_NE);
-    emit_load(o, H_RCX, rm_gs(offsetof(Cpu, code_key)));
-    emit_op(o, 0x39 | OP_W, H_RCX, rm_gs_index(H_RAX, table + offsetof(CodeTarget, key)));
-    emit_guard(e, CC_NE);
-    emit_load(o, H_RAX, rm_gs_index(H_RAX, table + offsetof(CodeTarget, code)));
     flags_clobbered(e);
 }
+
+void emit_jump_found(Emit *e) { emit_op(&e->code, 0xff, 4, target_field(offsetof(CodeTarget, code))); }
 
 static void emit_stubs(Emit *e)
 {

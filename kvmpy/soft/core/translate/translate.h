@@ -34,6 +34,7 @@ struct Translator {
     uint32_t start_count, start_room;
     size_t size;                /* bytes of the code cache */
     uint32_t threshold;         /* runs of a block before it is translated */
+    uint64_t secret;            /* what code_key is made of beside the generation and the mode */
     uint64_t (*enter)(Cpu *c, const uint8_t *code); /* runs translated code; gives LEFT_* */
     const uint8_t *exit_saved;  /* thunks, executable addresses: leave, the state is in memory already */
     const uint8_t *exit;        /* spill registers, leave with rax */
