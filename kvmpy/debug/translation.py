@@ -22,7 +22,7 @@ _GUEST_WIDTH = 40
 
 @dataclass(frozen=True)
 class Line:
-    """An instruction: `offset` from the beginning of the block's code, guest's or host's."""
+    """An instruction: `offset` from the block's first byte for the guest's, from the beginning of the code for the host's."""
 
     offset: int
     code: bytes
@@ -31,7 +31,8 @@ class Line:
 
 @dataclass
 class Translation:
-    """A block and what became of it; `parts` has for each guest instruction (None: the block's entry, and its stubs) its host code."""
+    """A block and what became of it; `parts` has for each guest instruction (None: the entry, and the stubs) its host code: for those of
+    the block, then for those of the same page that it goes on to (`translated` in all)."""
 
     rip: int
     phys: int
@@ -45,6 +46,7 @@ class Translation:
     code_size: int
     exits: int
     links: int
+    translated: int
     parts: list[tuple[Line | None, list[Line]]] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -57,6 +59,8 @@ class Translation:
         head = f"block {self.rip:#x}{name}: {self.mode}-bit, {who}, {self.instructions} instructions, {self.bytes} bytes"
         if not self.code_size:
             return [f"{head}; interpreted" + (f", to be translated in {self.runs_left} runs" if self.runs_left else "")]
+        if self.translated > self.instructions:
+            head += f", translated with {self.translated - self.instructions} that follow"
         out = [f"{head}; {self.code_size} bytes of host code at {self.host:#x}, {self.links} of {self.exits} exits linked"]
         for number, (guest, host) in enumerate(self.parts):
             left = f"{self.rip + guest.offset:x}  {guest.text}" if guest else "stubs" if number else "entry"
@@ -103,13 +107,13 @@ class Translations:
     def _look(self, one: Any) -> Translation:
         found = Translation(
             one.rip, one.phys, self._machine.symbols.text(one.rip), one.mode, bool(one.user), one.instructions, one.bytes, one.runs_left,
-            one.host, one.code_size, one.exits, one.links,
+            one.host, one.code_size, one.exits, one.links, one.translated,
         )
         code = self._vm.host_code(one) if one.code_size else b""
         if code:
             guest = self._guest(one)
             host = self._host(code, one.host)
-            starts = [*one.start[0 : one.instructions + 1], len(code)]
+            starts = [*one.start[0 : one.translated + 1], len(code)]
             found.parts.append((None, [line for line in host if line.offset < starts[0]]))
             for number, (first, end) in enumerate(pairwise(starts)):
                 part = [line for line in host if first <= line.offset < end]
@@ -117,18 +121,17 @@ class Translations:
         return found
 
     def _guest(self, one: Any) -> list[Line]:
-        """The block's instructions. One over a page's end is read from the first page alone: it is shown without its text."""
-        room = min(one.bytes, 0x1000 - one.phys % 0x1000)
+        """The translated instructions. One over a page's end is read from the first page alone: it is shown without its text."""
+        page, first = one.phys & ~0xFFF, one.phys & 0xFFF
         try:
-            code = self._machine.memory.read(one.phys, room)
+            code = self._machine.memory.read(page, 0x1000)
         except MemoryAccessError:
-            code = b""
+            return []
         out: list[Line] = []
-        at = 0
-        for _ in range(one.instructions):
-            text, length = disassemble(code[at:], one.mode, one.rip + at) or ("(over the end of the page)", 0)
-            out.append(Line(at, code[at : at + length], text))
-            at += length
+        for place in one.place[0 : one.translated]:
+            offset = place - first
+            text, length = disassemble(code[place : place + 15], one.mode, one.rip + offset) or ("(over the end of the page)", 0)
+            out.append(Line(offset, code[place : place + length], text))
         return out
 
     def _host(self, code: bytes, host: int) -> list[Line]:

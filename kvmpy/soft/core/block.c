@@ -61,6 +61,14 @@ static unsigned hash_of(uint64_t phys, uint64_t space, uint64_t rip, uint32_t mo
     return (unsigned)(h >> (64 - HASH_BITS));
 }
 
+Block *block_known(const Vm *vm, uint64_t phys, uint64_t space, uint64_t rip, uint32_t mode)
+{
+    Block *b = vm->code->hash[hash_of(phys, space, rip, mode)];
+    while (b && (b->phys != phys || b->space != space || b->rip != rip || b->mode != mode))
+        b = b->hash_next;
+    return b;
+}
+
 static struct CodePage **code_page(Vm *vm, uint64_t phys)
 {
     Slot *slot = vm_slot(vm, phys);
@@ -154,6 +162,20 @@ static void drop(Vm *vm, Block *b)
         b->insn[n].exec = insn_leave;
 }
 
+void block_translate_anew(Vm *vm, const Block *part)
+{
+    unsigned first = part->phys & 0xfff;
+    struct CodePage **p = code_page(vm, part->phys);
+    if (!p || !*p)
+        return;
+    for (Block *b = (*p)->first; b; b = b->page_next[page_slot(b, part->phys & ~0xfffull)])
+        if (b->code && translation_covers(vm, b, first, first)) {
+            translation_drop(vm, b);
+            block_arm_again(vm, b);
+            b->heat = 1;
+        }
+}
+
 Block *code_next(Vm *vm, const Block *b)
 {
     if (b && b->hash_next)
@@ -192,6 +214,10 @@ static bool page_written(Vm *vm, uint64_t phys, unsigned size)
         if (bytes_marked(&only, first, last)) {
             drop(vm, b);
             vm_count(vm, STAT_BLOCKS_DROPPED);
+        } else if (b->code && translation_covers(vm, b, first, last)) {
+            translation_drop(vm, b);
+            b->splits++;
+            block_arm_again(vm, b);
         }
     }
     memset(page->bytes, 0, sizeof page->bytes);
@@ -294,13 +320,17 @@ void block_improve(Block *b)
     block_drop_dead_flags(b);
 }
 
+void block_arm_again(const Vm *vm, Block *b)
+{
+    b->heat = vm->translator->threshold;
+    b->insn[0].exec = exec_counted;
+}
+
 void block_arm(Vm *vm, Block *b)
 {
     b->first = b->insn[0].exec;
-    if (vm->translator) {
-        b->heat = vm->translator->threshold;
-        b->insn[0].exec = exec_counted;
-    }
+    if (vm->translator)
+        block_arm_again(vm, b);
 }
 
 static Block *build(Cpu *c, const TlbEntry *e, uint64_t linear)
@@ -380,7 +410,7 @@ static Block *build(Cpu *c, const TlbEntry *e, uint64_t linear)
         b->insn[n].left = (uint8_t)(b->count - n);
     b->code = NULL;
     b->heat = 0;
-    b->shared_misses = 0;
+    b->shared_misses = b->splits = 0;
     b->unshared = false;
     b->first = b->insn[0].exec;
     if (!point && !b->told && !covering)

@@ -17,7 +17,8 @@ typedef struct {
 typedef struct {
     uint8_t *from[5]; /* rel32 that lead here; NULL: none */
     uint8_t *resume;  /* where to go on; NULL: the interpreter goes on with the instruction */
-    const Insn *insn; /* NULL: an exit to `target` */
+    const Insn *insn; /* of the region; */
+    bool exits;       /* to `target`, behind it */
     uint64_t target;
     const Insn *before; /* done first, in the stub; NULL: nothing */
     bool shared;      /* it checks for several instructions: no way back */
@@ -36,8 +37,9 @@ typedef struct Emit {
     Code code;
     struct Translator *t;
     Cpu *c;
-    Block *b;
-    const Insn *i; /* the present instruction */
+    Block *b; /* the region's first */
+    Region region;
+    const Insn *i; /* the present instruction, one of the region */
     Flags flags;
     Held held;
     Stub stub[STUBS];
@@ -120,6 +122,10 @@ static inline void guest_assign(Emit *e, unsigned n, int from)
 static inline unsigned size_op(unsigned size) { return size == 8 ? OP_W : size == 2 ? OP_66 : size == 1 ? OP_BYTE : 0; }
 static inline bool high_byte(unsigned offset) { return offset & 7; }
 
+static inline const RegionInsn *region_insn(const Emit *e, const Insn *i) { return &e->region.of[i - e->region.insn]; }
+/* How the region goes on behind the present instruction, the last of a block. */
+static inline unsigned follows(const Emit *e) { return region_insn(e, e->i)->follows; }
+
 /* ---- leaving ---- */
 /* To code at a constant RIP; `condition`: a jcc (RFLAGS hold the flags then), or -1 for a jmp. */
 void emit_exit(Emit *e, uint64_t target, int condition);
@@ -137,6 +143,7 @@ unsigned vectors_wanted(const Insn *i);
 /* By INSN_*; NULL: the handler does it. Complete once emitters_prepare has been called. */
 extern emit_fn emitter[INSN_COUNT];
 bool vector_instruction(unsigned id);
+unsigned block_vectors(const Block *b); /* what it wants live: VECTORS_* */
 #define EMITTER(name) bool name(Emit *e)
 EMITTER(translate_copy);
 EMITTER(translate_copy_rax);

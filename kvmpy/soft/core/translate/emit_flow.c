@@ -125,8 +125,19 @@ EMITTER(translate_jcc)
     if (i->flags & INSN_CHECK || i->osize == 2)
         return false;
     flags_to_host(e);
-    emit_exit(e, i->imm, insn_table[i->id].key & 15);
-    emit_exit(e, i->next_rip, -1);
+    unsigned condition = insn_table[i->id].key & 15;
+    switch (follows(e)) {
+    case FOLLOWS_JUMP:
+        emit_exit(e, i->next_rip, (int)condition ^ 1);
+        break;
+    case FOLLOWS_FALL:
+        emit_exit(e, i->imm, (int)condition);
+        break;
+    default:
+        emit_exit(e, i->imm, (int)condition);
+        emit_exit(e, i->next_rip, -1);
+        break;
+    }
     return true;
 }
 
@@ -157,7 +168,8 @@ EMITTER(translate_jmp)
 {
     if (e->i->flags & INSN_CHECK || e->i->osize == 2)
         return false;
-    emit_exit(e, e->i->imm, -1);
+    if (!follows(e))
+        emit_exit(e, e->i->imm, -1);
     return true;
 }
 
@@ -167,7 +179,8 @@ EMITTER(translate_call)
         return false;
     push_constant(e, e->i->next_rip);
     emit_interpret(e);
-    emit_exit(e, e->i->imm, -1);
+    if (!follows(e))
+        emit_exit(e, e->i->imm, -1);
     return true;
 }
 
@@ -213,11 +226,34 @@ EMITTER(translate_call_ev)
     return true;
 }
 
+/* A return to a call of the same region: another address is left to the interpreter. */
+static void emit_expected_return(Emit *e, uint64_t to)
+{
+    unsigned size = stack_size(e);
+    flags_keep(e);
+    emit_op(&e->code, 0x8bu | size_op(size), H_RCX, top_place(e, RSP));
+    if (size == 4 || (int64_t)to == (int32_t)to) {
+        emit_op(&e->code, 0x81u | size_op(size), 7, rm_reg(H_RCX)); /* cmp */
+        put32(&e->code, (uint32_t)to);
+    } else {
+        emit_constant(&e->code, H_RAX, to);
+        emit_op(&e->code, 0x39 | OP_W, H_RAX, rm_reg(H_RCX));
+    }
+    emit_guard(e, CC_NE);
+    flags_clobbered(e);
+}
+
 EMITTER(translate_ret)
 {
     if (!usual(e))
         return false;
     unsigned size = stack_size(e);
+    if (follows(e)) {
+        emit_expected_return(e, (e->i + 1)->next_rip - (e->i + 1)->len);
+        move_sp(e, (int32_t)(size + e->i->imm));
+        emit_interpret(e);
+        return true;
+    }
     flags_to_memory(e);
     emit_op(&e->code, 0x8bu | size_op(size), H_RCX, top_place(e, RSP));
     emit_lookup(e);

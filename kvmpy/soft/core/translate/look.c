@@ -32,7 +32,11 @@ static void describe(const Vm *vm, const Block *b, struct kp_translation *out)
         return;
     out->code_size = b->code_size;
     out->host = host_address(vm, b);
-    memcpy(out->start, t->start + b->starts, (b->count + 1u) * sizeof *out->start);
+    out->translated = b->translated;
+    for (unsigned n = 0; n <= b->translated; n++) {
+        out->start[n] = t->start[b->starts + n].code;
+        out->place[n] = t->start[b->starts + n].place;
+    }
     for (uint32_t n = 0; n < t->exit_count; n++)
         if (t->exits[n].patch >= b->code && t->exits[n].patch < b->code + b->code_size) {
             out->exits++;

@@ -51,7 +51,7 @@ static uint64_t single(Cpu *c, const Insn *i)
 {
     struct RunState *r = c->run;
     Block *b = i->block;
-    uint64_t epoch = code_epoch(c->vm);
+    uint64_t epoch = code_epoch(c->vm), drops = c->vm->translator->drops;
     uint8_t trap_sse = c->trap_sse, trap_avx = c->trap_avx;
     cc_explicit(c, from_native(c->native_flags));
     r->single[0] = *i;
@@ -67,7 +67,7 @@ static uint64_t single(Cpu *c, const Insn *i)
         return LEFT_RIP;
     if (next != r->single + 1)
         return (uintptr_t)next;
-    if (unlikely(code_epoch(c->vm) != epoch || b->mode == ~0u)) { /* it has overwritten its own block */
+    if (unlikely(code_epoch(c->vm) != epoch || c->vm->translator->drops != drops)) { /* perhaps it has overwritten what follows it */
         c->budget += r->single[1].left;
         return LEFT_RIP;
     }
@@ -117,15 +117,13 @@ static void set_target(Cpu *c, uint64_t rip, const uint8_t *code)
     c->code_target[rip % CODE_TARGETS] = (CodeTarget){rip ^ c->code_key, code};
 }
 
-/* A range that lies across a page's end fails whenever it is used: its block is translated anew, with a check for each access. */
+/* A range that lies across a page's end fails whenever it is used: its block gets a check for each access from then on. */
 static void count_shared_miss(Cpu *c, Block *b)
 {
-    if (!b->code || ++b->shared_misses < SHARED_MISSES)
+    if (b->unshared || ++b->shared_misses < SHARED_MISSES)
         return;
-    translation_drop(c->vm, b);
     b->unshared = true;
-    b->heat = 1;
-    b->insn[0].exec = exec_counted;
+    block_translate_anew(c->vm, b);
 }
 
 /* Has the run loop nothing to do but to find the next block? What it looks at, in its order; all else sets attention. */
@@ -181,7 +179,7 @@ const Insn *exec_translated(Cpu *c, const Insn *i)
                     if (to->count <= c->budget && to->code) {
                         prepare(c);
                         entry = executable(t, to->code + to->by_memory);
-                        *target_of(c, to->rip) = (CodeTarget){.rip = to->rip, .key = c->code_key, .code = entry};
+                        set_target(c, to->rip, entry);
                         continue;
                     }
                     return enter_block(c, (Block *)to);

@@ -55,6 +55,8 @@ static Use use_of(const Insn *i, unsigned base)
         u.moved = -8;
     else if (base == RSP && i->osize == 8 && fn == translate_pop && i->rm != RSP)
         u.moved = 8;
+    else if (base == RSP && i->osize == 8 && fn == translate_ret)
+        u.moved = 8 + (int64_t)i->imm;
     else
         u.lost = !moves_by_constant(i, base, &u.moved);
     return u;
@@ -105,7 +107,7 @@ bool emit_shared(Emit *e, unsigned base, int64_t disp, unsigned size, int kind, 
     }
     int64_t low = 0, high = 0;
     bool write = kind == CHECK_WRITE;
-    if (e->b->unshared || gather(e, base, &low, &high, &write) < 2 || disp < low || disp + size > high)
+    if (region_insn(e, e->i)->origin->block->unshared || gather(e, base, &low, &high, &write) < 2 || disp < low || disp + size > high)
         return false;
     if (base != ZERO_REG && low != (int32_t)low)
         return false; /* a register that has been moved: the sum fits no displacement */

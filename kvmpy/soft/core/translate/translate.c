@@ -1,4 +1,4 @@
-/* Translation of a block: its entry, its instructions one after the other, its way out. */
+/* Translation of a region: its entry, its instructions one after the other, its ways out. */
 #include <stdlib.h>
 
 #include "emit.h"
@@ -9,8 +9,8 @@
 
 /* ---- checks and stubs ---- */
 
-/* One for the checks of each instruction, one for the budget, one for the vectors, two for exits at the end. */
-_Static_assert(BLOCK_MAX + 4 <= STUBS, "stubs of a block");
+/* One for the checks of each instruction, one for the budget, one for the vectors, two for exits at the end of a part. */
+_Static_assert(BLOCK_MAX + 2 + 2 * REGION_PARTS <= STUBS, "stubs of a region");
 _Static_assert(BLOCK_MAX <= 127, "the budget is taken by an immediate of 8 bits");
 
 static Stub *new_stub(Emit *e)
@@ -157,16 +157,26 @@ static void recover_flags(Emit *e, Flags flags)
     e->flags = now;
 }
 
-static uint8_t *emit_exit_stub(Emit *e, uint64_t target, uint8_t *patch, uint64_t *key, Flags flags)
+/* The budget of the parts behind the present instruction's; flags stay, rax is lost. */
+static void emit_budget_back(Emit *e, int count)
+{
+    if (!count)
+        return;
+    emit_load(&e->code, H_RAX, rm_slot(SLOT_BUDGET));
+    emit_lea(&e->code, H_RAX, rm_mem(H_RAX, count));
+    emit_store(&e->code, rm_slot(SLOT_BUDGET), H_RAX);
+}
+
+/* What the jump at `patch` leads to until it is linked. */
+static void emit_unlinked(Emit *e, const Insn *i, uint64_t target, uint8_t *patch, uint64_t *key, Flags flags)
 {
     Exit *x = &e->t->exits[e->t->exit_count++];
-    *x = (Exit){.from = e->b, .target = target, .patch = patch, .key = key, .by_memory = flags.where & FLAGS_MEMORY};
-    uint8_t *at = e->code.p;
-    x->stub = at;
+    *x = (Exit){.from = region_insn(e, i)->origin->block, .target = target, .patch = patch, .key = key, .by_memory = flags.where & FLAGS_MEMORY};
+    x->stub = e->code.p;
+    set_rel32(patch, x->stub);
     recover_flags(e, flags);
     emit_constant(&e->code, H_RAX, (uintptr_t)x | LEFT_EXIT);
     emit_jump(&e->code, e->t, e->t->exit);
-    return at;
 }
 
 /* As block_chain() decides: inside the page a link holds as long as the block; between pages under one set of translations. */
@@ -175,23 +185,10 @@ static bool inside_page(const Emit *e, uint64_t target)
     return ((target ^ e->b->rip) & ~0xfffull) == 0 && e->b->phys2 == NO_PAGE && (e->c->seg_base[SEG_CS] & 0xfff) == 0;
 }
 
-void emit_exit(Emit *e, uint64_t target, int condition)
+/* Leads to another page, flags in their slot: the key it holds under stands behind it. */
+static void emit_far_exit(Emit *e, const Insn *i, uint64_t target)
 {
     Code *o = &e->code;
-    if (inside_page(e, target)) {
-        if (!(e->flags.where & FLAGS_MEMORY))
-            flags_to_host(e);
-        uint8_t *place = condition >= 0 ? emit_jcc(o, (unsigned)condition) : emit_jump(o, e->t, NULL);
-        Stub *s = new_stub(e);
-        s->from[0] = place;
-        s->insn = NULL;
-        s->target = target;
-        s->flags = e->flags;
-        return;
-    }
-    uint8_t *skip = condition >= 0 ? emit_jcc(o, (unsigned)condition ^ 1) : NULL;
-    Flags before = e->flags;
-    flags_to_memory(e);
     emit_load(o, H_RAX, rm_gs(offsetof(Cpu, code_key)));
     put8(o, 0x48); /* cmp rax, [rip + to the key] */
     put8(o, 0x3b);
@@ -206,12 +203,44 @@ void emit_exit(Emit *e, uint64_t target, int condition)
     uint64_t *key = (uint64_t *)(void *)o->p;
     set_rel32(key_place, o->p);
     put64(o, 0);
-    uint8_t *stub = emit_exit_stub(e, target, patch, key, e->flags);
-    set_rel32(miss, stub);
-    set_rel32(patch, stub);
-    if (skip)
-        set_rel32(skip, o->p);
-    e->flags = before;
+    set_rel32(miss, o->p);
+    emit_unlinked(e, i, target, patch, key, (Flags){FLAGS_MEMORY, NULL});
+}
+
+void emit_exit(Emit *e, uint64_t target, int condition)
+{
+    bool near = inside_page(e, target);
+    if (near && !(e->flags.where & FLAGS_MEMORY))
+        flags_to_host(e);
+    if (!near && condition < 0) {
+        flags_to_memory(e);
+        emit_far_exit(e, e->i, target);
+        return;
+    }
+    Stub *s = new_stub(e);
+    s->from[0] = condition >= 0 ? emit_jcc(&e->code, (unsigned)condition) : emit_jump(&e->code, e->t, NULL);
+    s->exits = true;
+    s->target = target;
+    s->flags = e->flags;
+}
+
+static void emit_exit_stub(Emit *e, const Stub *s)
+{
+    uint8_t *patch = s->from[0];
+    int behind = region_insn(e, s->insn)->behind;
+    if (!inside_page(e, s->target)) {
+        set_rel32(patch, e->code.p);
+        recover_flags(e, s->flags);
+        emit_budget_back(e, behind);
+        emit_far_exit(e, s->insn, s->target);
+        return;
+    }
+    if (behind) {
+        set_rel32(patch, e->code.p);
+        emit_budget_back(e, behind);
+        patch = emit_jump(&e->code, e->t, NULL);
+    }
+    emit_unlinked(e, s->insn, s->target, patch, NULL, s->flags);
 }
 
 /* Of the CodeTarget that emit_lookup found. */
@@ -237,13 +266,34 @@ void emit_lookup(Emit *e)
 
 void emit_jump_found(Emit *e) { emit_op(&e->code, 0xff, 4, target_field(offsetof(CodeTarget, code))); }
 
+/* The handler of an instruction, or the interpreter from it on, with the flags in their slot and the budget of its own block. */
+static void emit_to_handler(Emit *e, const Insn *i, bool shared)
+{
+    const RegionInsn *of = region_insn(e, i);
+    emit_budget_back(e, of->behind);
+    emit_constant(&e->code, H_RAX, (uintptr_t)of->origin | (shared ? LEFT_SHARED : 0));
+}
+
+static void emit_call_handler(Emit *e, const Insn *i)
+{
+    emit_to_handler(e, i, false);
+    emit_call(&e->code, e->t, e->t->fallback);
+    emit_budget_back(e, -region_insn(e, i)->behind);
+}
+
+static void emit_to_interpreter(Emit *e, const Insn *i, bool shared)
+{
+    emit_to_handler(e, i, shared);
+    emit_jump(&e->code, e->t, e->t->exit);
+}
+
 static void emit_stubs(Emit *e)
 {
     Code *o = &e->code;
     for (unsigned n = 0; n < e->stub_count; n++) {
         Stub *s = &e->stub[n];
-        if (!s->insn) { /* an exit inside the page */
-            set_rel32(s->from[0], emit_exit_stub(e, s->target, s->from[0], NULL, s->flags));
+        if (s->exits) {
+            emit_exit_stub(e, s);
             continue;
         }
         for (unsigned k = 0; k < ARRAY_SIZE(s->from); k++)
@@ -256,28 +306,25 @@ static void emit_stubs(Emit *e)
             s->flags = e->flags;
         }
         recover_flags(e, s->flags);
-        emit_constant(o, H_RAX, (uintptr_t)s->insn | (s->shared ? LEFT_SHARED : 0));
         if (s->resume) {
-            emit_call(o, e->t, e->t->fallback);
+            emit_call_handler(e, s->insn);
             emit_jump(o, e->t, executable(e->t, s->resume));
         } else {
-            emit_jump(o, e->t, e->t->exit);
+            emit_to_interpreter(e, s->insn, s->shared);
         }
     }
 }
 
-/* ---- the block ---- */
+/* ---- the region ---- */
 
 static void emit_handler(Emit *e)
 {
     flags_to_memory(e);
-    emit_constant(&e->code, H_RAX, (uintptr_t)e->i);
-    emit_call(&e->code, e->t, e->t->fallback);
+    emit_call_handler(e, e->i);
     e->flags = (Flags){FLAGS_MEMORY | FLAGS_HOST, NULL};
 }
 
-/* What the block wants live (VECTORS_*). */
-static unsigned block_vectors(const Block *b)
+unsigned block_vectors(const Block *b)
 {
     unsigned most = VECTORS_NONE;
     for (unsigned n = 0; n < b->count; n++)
@@ -288,11 +335,11 @@ static unsigned block_vectors(const Block *b)
 
 /* The first instruction before which nobody can see the flags that the block was entered with: it sets them all. NULL: there is
    none, the block may be left or read flags before. */
-static const Insn *first_writer(const Block *b)
+static const Insn *first_writer(const Emit *e)
 {
-    if (block_vectors(b))
+    if (block_vectors(e->b))
         return NULL;
-    for (const Insn *i = b->insn; i->left; i++) {
+    for (const Insn *i = e->region.insn; i->left; i++) {
         const InsnInfo *info = &insn_table[i->id];
         uint32_t changed = info->flags_written | info->flags_undefined;
         if (info->flags_read || may_leave(i))
@@ -305,12 +352,12 @@ static const Insn *first_writer(const Block *b)
     return NULL;
 }
 
-/* The budget of the block is taken, and looked at with BLOCK_MAX less than there is: the next block can be entered without a look.
+/* The budget of the region is taken, and looked at with BLOCK_MAX less than there is: the next block can be entered without a look.
    Where too little is left, the interpreter goes on at `insn`, once `before` is done. */
 static void emit_budget(Emit *e, const Insn *insn, const Insn *before)
 {
     emit_op(&e->code, 0x83 | OP_W, 5, rm_slot(SLOT_BUDGET)); /* sub */
-    put8(&e->code, e->b->count);
+    put8(&e->code, e->region.count);
     emit_guard(e, CC_S);
     e->open->insn = insn;
     e->open->before = before;
@@ -394,11 +441,21 @@ static bool emit_insn(Emit *e)
     return false;
 }
 
-/* Writes the block with the budget taken at `writer`, or NULL: at the entry. False where the writer has no code of its own. */
-static bool emit_block(Emit *e, const Insn *writer)
+static void note_start(Emit *e)
+{
+    const Insn *i = e->i, *origin = region_insn(e, i)->origin;
+    const Block *b = origin->block;
+    e->t->start[e->b->starts + (unsigned)(i - e->region.insn)] = (Start){
+        .code = (uint16_t)(e->code.p - e->b->code), .length = i->len,
+        .place = (uint16_t)((b->phys + (i->next_rip - i->len - b->rip)) & 0xfff),
+    };
+}
+
+/* Writes the region with the budget taken at `writer`, or NULL: at the entry. False where the writer has no code of its own. */
+static bool emit_region(Emit *e, const Insn *writer)
 {
     Block *b = e->b;
-    struct Translator *t = e->t;
+    const Region *r = &e->region;
     if (writer) {
         static const uint8_t nop5[] = {0x0f, 0x1f, 0x44, 0x00, 0x00}; /* room for the jump of translation_drop() */
         memcpy(e->code.p, nop5, sizeof nop5);
@@ -410,19 +467,18 @@ static bool emit_block(Emit *e, const Insn *writer)
     }
     b->by_memory = (uint16_t)(e->code.p - b->code);
     if (!writer)
-        emit_budget(e, b->insn, NULL);
+        emit_budget(e, r->insn, NULL);
     unsigned vectors = block_vectors(b);
     if (vectors)
         emit_vectors_entry(e, vectors);
-    for (unsigned n = 0; n < b->count; n++) {
-        e->i = &b->insn[n];
+    for (e->i = r->insn; e->i->left; e->i++) {
         e->open = NULL;
-        e->t->start[b->starts + n] = (uint16_t)(e->code.p - b->code);
+        note_start(e);
         bool end = insn_table[e->i->id].attributes & A_END;
         if (e->i == writer)
             emit_budget(e, e->i + 1, e->i);
         if (emit_insn(e)) {
-            if (end)
+            if (end && !follows(e))
                 return true;
             held_after(e);
             continue;
@@ -431,16 +487,24 @@ static bool emit_block(Emit *e, const Insn *writer)
             return false;
         if (end) { /* the interpreter does the last instruction, and knows where to go on */
             flags_to_memory(e);
-            emit_constant(&e->code, H_RAX, (uintptr_t)e->i);
-            emit_jump(&e->code, t, t->exit);
+            emit_to_interpreter(e, e->i, false);
             return true;
         }
         emit_handler(e);
         e->held.valid = false;
     }
-    e->i = &b->insn[b->count];
     emit_exit(e, e->i->next_rip, -1);
     return true;
+}
+
+static void begin(Emit *e)
+{
+    e->code.p = e->t->next;
+    e->i = e->region.insn;
+    e->flags = (Flags){FLAGS_HOST, NULL};
+    e->held.valid = false;
+    e->stub_count = 0;
+    e->open = NULL;
 }
 
 bool translate_block(Cpu *c, Block *b)
@@ -450,22 +514,28 @@ bool translate_block(Cpu *c, Block *b)
         ((b->mode & MODE_USER) && (b->mode & MODE_AC)) || (!in_64bit(c) && !(b->mode & MODE_SS32)))
         return false;
     t->next = (uint8_t *)(((uintptr_t)t->next + 15) & ~(uintptr_t)15);
-    Emit *e = &(Emit){.code = {t->next}, .t = t, .c = c, .b = b, .i = b->insn, .flags = {FLAGS_HOST, NULL}};
+    Emit emit, *e = &emit;
+    e->t = t;
+    e->c = c;
+    e->b = b;
+    region_form(c, b, &e->region);
     b->code = t->next;
     b->incoming = NULL;
     b->starts = t->start_count;
+    b->translated = (uint16_t)e->region.count;
     uint32_t exits = t->exit_count;
-    if (!emit_block(e, first_writer(b))) {
+    begin(e);
+    if (!emit_region(e, first_writer(e))) {
         t->exit_count = exits;
-        *e = (Emit){.code = {t->next}, .t = t, .c = c, .b = b, .i = b->insn, .flags = {FLAGS_HOST, NULL}};
-        emit_block(e, NULL);
+        begin(e);
+        emit_region(e, NULL);
     }
-    t->start[b->starts + b->count] = (uint16_t)(e->code.p - b->code);
+    t->start[b->starts + b->translated] = (Start){.code = (uint16_t)(e->code.p - b->code)};
     emit_stubs(e);
     emit_refusals(e);
     b->code_size = (uint32_t)(e->code.p - b->code);
     t->next = e->code.p;
-    t->start_count += b->count + 1u;
+    t->start_count += b->translated + 1u;
     return true;
 }
 
@@ -491,6 +561,15 @@ void exit_link(Exit *x, Block *to)
     set_rel32(x->patch, to->code + (x->by_memory ? to->by_memory : 0));
 }
 
+bool translation_covers(const Vm *vm, const Block *b, unsigned first, unsigned last)
+{
+    const Start *s = vm->translator->start + b->starts;
+    for (unsigned n = 0; n < b->translated; n++)
+        if (s[n].place <= last && s[n].place + s[n].length > first)
+            return true;
+    return false;
+}
+
 void translation_drop(Vm *vm, Block *b)
 {
     for (Exit *x; (x = b->incoming);) {
@@ -503,5 +582,6 @@ void translation_drop(Vm *vm, Block *b)
     o.p = b->code + b->by_memory;
     set_rel32(emit_jump(&o, vm->translator, NULL), b->code + b->refusal_by_memory);
     b->code = NULL;
+    vm->translator->drops++;
     vm_count(vm, STAT_TRANSLATIONS_DROPPED);
 }

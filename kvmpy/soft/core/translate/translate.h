@@ -8,6 +8,7 @@
 #define KP_TRANSLATE_H
 
 #include "block.h"
+#include "region.h"
 
 /* A direct exit that is linked to its successor when it is first taken. */
 typedef struct Exit {
@@ -24,13 +25,20 @@ typedef struct Exit {
 /* Cpu.vectors_live: of the vector registers the host's hold nothing, the lower halves (the upper ones are zero, or whatever), or all. */
 enum { VECTORS_NONE, VECTORS_LOWER, VECTORS_WHOLE };
 
+/* Where an instruction begins in its translation's code, and which bytes of its page it is. */
+typedef struct {
+    uint16_t code, place;
+    uint8_t length;
+} Start;
+
 struct Translator {
     uint8_t *writable;          /* the code cache as data */
     uint8_t *executable;        /* the same memory as code */
     uint8_t *next, *blocks;     /* first free byte; first byte behind the thunks (writable addresses) */
     Exit *exits;
     uint32_t exit_count;
-    uint16_t *start;            /* offsets in blocks' code where instructions begin, for whoever looks at it */
+    uint64_t drops;             /* translations thrown away one by one */
+    Start *start;               /* of the instructions of all translations */
     uint32_t start_count, start_room;
     size_t size;                /* bytes of the code cache */
     uint32_t threshold;         /* runs of a block before it is translated */
@@ -61,12 +69,14 @@ static inline const uint8_t *executable(const struct Translator *t, const uint8_
 
 /* Translates a block; false where it cannot be. */
 bool translate_block(Cpu *c, Block *b);
-#define MOST_CODE 16384 /* bytes of one block, far above what its 48 instructions need */
+#define MOST_CODE 16384 /* bytes of one translation, far above what its 48 instructions need */
 static inline bool translator_full(const struct Translator *t)
 {
-    return t->next + MOST_CODE > t->writable + t->size || t->exit_count + 4 > EXIT_COUNT || /* a block has two */
+    return t->next + MOST_CODE > t->writable + t->size || t->exit_count + REGION_PARTS + 2 > EXIT_COUNT || /* a block has two, and in a region one of each other part */
            t->start_count + BLOCK_MAX + 1 > t->start_room;
 }
+/* Does its translation hold an instruction with a byte of its page from `first` to `last`? */
+bool translation_covers(const Vm *vm, const Block *b, unsigned first, unsigned last);
 void exit_link(Exit *x, Block *to);
 /* What is linked to a block that is dropped goes through its stub again; who finds the block's code otherwise leaves. */
 void translation_drop(Vm *vm, Block *b);
