@@ -18,6 +18,9 @@ LEAVES, PHYSICAL, LINEAR, PAGES, PAGE = 0x20000, 0x40000, 0x100000, 96, 4096
 STRETCH = 4096  # elements that count as one instruction
 OPCODES = {"movs": 0xA4, "cmps": 0xA6, "stos": 0xAA, "lods": 0xAC, "scas": 0xAE}
 CASES = 45
+POINTERS = 0x30000
+# once for each pointer at r8: mov r10, [r8]; mov r11b, [r10]; mov [r10], r11b; add r8, 8; dec r9; jnz
+WARM = bytes.fromhex("4d8b10 458a1a 45881a 4983c008 49ffc9 75ee")
 
 
 class NotMapped(Exception):
@@ -36,6 +39,7 @@ class Case:
     rsi: int
     rdi: int
     pages: list[int]  # physical page of each linear one; 0: none
+    warm: bool  # the TLB holds the pages
     data: bytearray = field(repr=False)
     zf: int = 0
     elements: int = 0
@@ -47,7 +51,12 @@ class Case:
         code = bytes([self.prefix]) if self.prefix else b""
         code += b"\x67" if self.narrow else b""
         code += {2: b"\x66", 8: b"\x48"}.get(self.size, b"") + bytes([OPCODES[self.op] | wide])
-        return bytes([0xFD if self.down else 0xFC]) + b"\x31\xd2" + code + b"\xf4"  # std or cld; xor edx, edx; the instruction; hlt
+        before = bytes([0xFD if self.down else 0xFC]) + b"\x31\xd2"  # std or cld; xor edx, edx
+        return (WARM if self.warm else b"") + before + code + b"\xf4"
+
+    @property
+    def mapped(self) -> list[int]:
+        return [LINEAR + PAGE * n for n, page in enumerate(self.pages) if page]
 
     def place(self, linear: int) -> int:
         page = (linear - LINEAR) // PAGE
@@ -94,8 +103,8 @@ class Case:
 
     @property
     def instructions(self) -> int:
-        """STD or CLD, XOR, HLT, and the instruction, if it has come to its end."""
-        return 3 + (self.elements // STRETCH if self.faulted else max(1, -(-self.elements // STRETCH)))
+        """What warms up, STD or CLD, XOR, HLT, and the instruction, if it has come to its end."""
+        return len(self.mapped) * 6 * self.warm + 3 + (self.elements // STRETCH if self.faulted else max(1, -(-self.elements // STRETCH)))
 
 
 def make(seed: int) -> Case:
@@ -124,32 +133,50 @@ def make(seed: int) -> Case:
     top = length - size if down else 0
     return Case(
         op, size, prefix, down, choose.random() < 0.2, choose.choice((0, 0x0101010101010101, choose.randrange(1 << 64))), count,
-        first + max(top, 0), second + max(top, 0), pages, data,
+        first + max(top, 0), second + max(top, 0), pages, choose.random() < 0.7, data,
     )  # fmt: skip
+
+
+def check(case: Case) -> None:
+    before = bytes(case.data)
+
+    def prepare(guest: Guest) -> None:
+        with_gates(guest)
+        table = [n << 12 | 7 for n in range(256)] + [page | 7 if page else 0 for page in case.pages]
+        guest.put(LEAVES, b"".join(entry.to_bytes(8, "little") for entry in table))
+        guest.put(TABLES + 0x2000, (LEAVES | 7).to_bytes(8, "little"))
+        guest.put(PHYSICAL, before)
+        guest.put(POINTERS, b"".join(page.to_bytes(8, "little") for page in case.mapped))
+        guest.set(r8=POINTERS, r9=len(case.mapped), rax=case.rax, rcx=case.rcx, rsi=case.rsi, rdi=case.rdi)
+
+    with alike(case.code, lib.KVM_EXIT_HLT, prepare) as guest:
+        case.run()
+        regs = guest.vcpu.get_regs()
+        seen = (regs.rax, regs.rcx, regs.rsi, regs.rdi, guest.vcpu.statistics()["instructions"])
+        assert seen == (case.rax, case.rcx, case.rsi, case.rdi, case.instructions), case
+        assert guest.get(PHYSICAL, len(case.data)) == case.data, case
+        if not case.faulted:
+            assert regs.rflags >> 6 & 1 == case.zf, case
 
 
 @pytest.mark.parametrize("chunk", range(4))
 def test_against_a_model(chunk: int) -> None:
     for seed in range(chunk * CASES, (chunk + 1) * CASES):
-        case = make(seed)
-        before = bytes(case.data)
+        check(make(seed))
 
-        def prepare(guest: Guest, case: Case = case, before: bytes = before) -> None:
-            with_gates(guest)
-            table = [n << 12 | 7 for n in range(256)] + [page | 7 if page else 0 for page in case.pages]
-            guest.put(LEAVES, b"".join(entry.to_bytes(8, "little") for entry in table))
-            guest.put(TABLES + 0x2000, (LEAVES | 7).to_bytes(8, "little"))
-            guest.put(PHYSICAL, before)
-            guest.set(rax=case.rax, rcx=case.rcx, rsi=case.rsi, rdi=case.rdi)
 
-        with alike(case.code, lib.KVM_EXIT_HLT, prepare) as guest:
-            case.run()
-            regs = guest.vcpu.get_regs()
-            seen = (regs.rax, regs.rcx, regs.rsi, regs.rdi, guest.vcpu.statistics()["instructions"])
-            assert seen == (case.rax, case.rcx, case.rsi, case.rdi, case.instructions), (seed, case)
-            assert guest.get(PHYSICAL, len(case.data)) == case.data, (seed, case)
-            if not case.faulted:
-                assert regs.rflags >> 6 & 1 == case.zf, (seed, case)
+@pytest.mark.parametrize("op", ["movs", "stos"])
+def test_the_last_bytes_of_a_page(op: str) -> None:
+    """Runs that end where a page ends, and beyond, where the next one lies elsewhere."""
+    pages = [PHYSICAL + PAGE * n for n in reversed(range(PAGES))]
+    middle = LINEAR + PAGE // 2
+    for size in (1, 2, 4, 8):
+        for beyond in sorted({0, 1, size}):
+            for length in (5 * size, 1000 * size if size < 8 else PAGE):
+                edge = LINEAR + 8 * PAGE - length + beyond
+                for first, second in ((edge, middle), (middle, edge)):
+                    data = bytearray(random.Random(size).randbytes(PAGES * PAGE))
+                    check(Case(op, size, 0xF3, False, False, 0x1122334455667788, length // size, first, second, pages, True, data))
 
 
 @pytest.mark.parametrize("translate", [0, 1])

@@ -75,6 +75,10 @@ enum { CHECK_READ, CHECK_WRITE };
 /* The linear address in rcx checked for `size` bytes: then the host address is rax + rcx. What fails goes to the instruction's
    handler (emit_resume and emit_interpret tell where that goes on). RFLAGS are lost: flags_keep must have been called. */
 void emit_check(Emit *e, unsigned size, int kind);
+/* Its first half: rcx = the offset in the page, or a large number where a TLB entry does not hold the page. eax leads to the
+   entry's fields. */
+void emit_page(Emit *e, int kind);
+Rm emit_tlb_field(const Emit *e, size_t field);
 /* Is there a form for the ModRM operand's address? */
 bool emit_addressable(const Insn *i);
 /* The ModRM operand, checked; false where there is no form for it, and nothing is written then. It is where `out` says,
@@ -183,6 +187,7 @@ EMITTER(translate_carry);
 EMITTER(translate_direction);
 EMITTER(translate_fnstcw);
 EMITTER(translate_mov_selector);
+EMITTER(translate_string);
 EMITTER(translate_vector);
 
 #endif

@@ -23,7 +23,7 @@ static inline Rm rm_gs(size_t offset) { return (Rm){.kind = RM_GS, .disp = (int3
 static inline Rm rm_gs_index(int base, size_t offset) { return (Rm){.kind = RM_GS_INDEX, .base = (int8_t)base, .index = -1, .disp = (int32_t)offset}; }
 static inline Rm rm_mem(int base, int32_t disp) { return (Rm){.kind = RM_MEM, .base = (int8_t)base, .index = -1, .disp = disp}; }
 /* The frame of translated code, above rsp. */
-enum { SLOT_BUDGET, SLOT_FLAGS, SLOT_SCRATCH, SLOT_HELD, SLOT_R13, SLOT_R14, SLOT_R15, SLOT_PAD, SLOT_COUNT };
+enum { SLOT_BUDGET, SLOT_FLAGS, SLOT_SCRATCH, SLOT_HELD, SLOT_R13, SLOT_R14, SLOT_R15, SLOT_SCRATCH2, SLOT_COUNT };
 static inline Rm rm_slot(unsigned slot) { return rm_mem(H_RSP, (int32_t)(8 * slot)); }
 static inline Rm rm_mem2(int base, int index) { return (Rm){.kind = RM_MEM, .base = (int8_t)base, .index = (int8_t)index}; }
 

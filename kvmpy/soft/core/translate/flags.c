@@ -173,8 +173,7 @@ bool may_leave(const Insn *i)
 {
     return i->flags & INSN_MEM || emitter[i->id] == NULL || insn_table[i->id].attributes & A_END || i->id == INSN_push_Zv ||
            i->id == INSN_pop_Zv || i->id == INSN_push_Iz || i->id == INSN_push_Ib || i->id == INSN_leave || i->id == INSN_div_Ev ||
-           i->id == INSN_div_Eb || i->id == INSN_push_Ev ||
-           i->id == INSN_idiv_Ev;
+           i->id == INSN_div_Eb || i->id == INSN_push_Ev || i->id == INSN_idiv_Ev || emitter[i->id] == translate_string;
 }
 
 bool flags_dead_after(const Emit *e, uint32_t mask)
@@ -202,6 +201,8 @@ uint32_t written_registers(const Insn *i)
         return 0;
     if (fn == translate_sahf || fn == translate_carry || fn == translate_direction || fn == translate_jcxz)
         return 0;
+    if (fn == translate_string)
+        return 1u << RAX | 1u << RCX | 1u << RSI | 1u << RDI;
     if (fn == translate_lahf)
         return 1u << RAX;
     if (fn == translate_loop)

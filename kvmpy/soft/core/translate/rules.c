@@ -12,6 +12,7 @@
     [INSN_##name##_EbIb] = translate_copy, [INSN_##name##_EvIb] = translate_copy, [INSN_##name##_Eb1] = translate_copy, \
     [INSN_##name##_Ev1] = translate_copy, [INSN_##name##_EbCL] = translate_shift_cl, [INSN_##name##_EvCL] = translate_shift_cl
 #define BIT(name, fn) [INSN_##name##_EvIb] = fn
+#define STRING(name) [INSN_##name##_b] = translate_string, [INSN_##name##_v] = translate_string
 #define CONDITION(cc) \
     [INSN_cmov##cc] = translate_copy, [INSN_set##cc] = translate_copy, [INSN_j##cc##_Jb] = translate_jcc, [INSN_j##cc##_Jz] = translate_jcc
 
@@ -40,6 +41,7 @@ emit_fn emitter[INSN_COUNT] = {
     [INSN_movzx_GvEb] = translate_movzx, [INSN_movzx_GvEw] = translate_copy, [INSN_movsx_GvEb] = translate_movzx, [INSN_movsx_GvEw] = translate_copy,
     [INSN_movsxd] = translate_copy, [INSN_movnti] = translate_copy, [INSN_bswap] = translate_bswap,
     BOTH(xchg, translate_copy), [INSN_xchg_ZvrAX] = translate_xchg_row, BOTH(xadd, translate_copy), BOTH(cmpxchg, translate_cmpxchg),
+    STRING(movs), STRING(stos), STRING(lods), STRING(scas), STRING(cmps),
     [INSN_cbw] = translate_cbw, [INSN_cwd] = translate_cwd,
     CONDITION(o), CONDITION(no), CONDITION(b), CONDITION(ae), CONDITION(e), CONDITION(ne), CONDITION(be), CONDITION(a),
     CONDITION(s), CONDITION(ns), CONDITION(p), CONDITION(np), CONDITION(l), CONDITION(ge), CONDITION(le), CONDITION(g),

@@ -43,17 +43,16 @@ void emit_resume(Emit *e)
 
 void emit_interpret(Emit *e) { e->open = NULL; }
 
-static size_t table_of(const Emit *e)
+Rm emit_tlb_field(const Emit *e, size_t field)
 {
-    return e->b->mode & MODE_USER ? offsetof(Cpu, tlb_user)
-           : e->b->mode & MODE_AC ? offsetof(Cpu, tlb_super_ac)
-                                  : offsetof(Cpu, tlb_super);
+    return rm_gs_index(H_RAX, field + (e->b->mode & MODE_USER ? offsetof(Cpu, tlb_user)
+                                       : e->b->mode & MODE_AC ? offsetof(Cpu, tlb_super_ac)
+                                                              : offsetof(Cpu, tlb_super)));
 }
 
-void emit_check(Emit *e, unsigned size, int kind)
+void emit_page(Emit *e, int kind)
 {
     Code *o = &e->code;
-    size_t table = table_of(e);
     _Static_assert(sizeof(TlbEntry) == 64, "the index is the page number times 64");
     _Static_assert(sizeof(Cpu) < 1u << 31, "its parts are reached by displacements of 32 bits");
     emit_op(o, 0x89, H_RCX, rm_reg(H_RAX)); /* mov eax, ecx */
@@ -63,12 +62,17 @@ void emit_check(Emit *e, unsigned size, int kind)
     put32(o, (TLB_SIZE - 1) << 6);
     /* the offset in the page, or a large number: also what crosses the page's end fails the compare. An empty entry's tag is a page
        of another index (tlb_no_tag): no address that leads to the entry lies in it. */
-    emit_op(o, 0x2b | OP_W, H_RCX,
-            rm_gs_index(H_RAX, table + (kind == CHECK_WRITE ? offsetof(TlbEntry, write) : offsetof(TlbEntry, read))));
+    emit_op(o, 0x2b | OP_W, H_RCX, emit_tlb_field(e, kind == CHECK_WRITE ? offsetof(TlbEntry, write) : offsetof(TlbEntry, read)));
+}
+
+void emit_check(Emit *e, unsigned size, int kind)
+{
+    Code *o = &e->code;
+    emit_page(e, kind);
     emit_op(o, 0x81 | OP_W, 7, rm_reg(H_RCX)); /* cmp */
     put32(o, 0x1000 - size);
     emit_guard(e, CC_A);
-    emit_load(o, H_RAX, rm_gs_index(H_RAX, table + offsetof(TlbEntry, host)));
+    emit_load(o, H_RAX, emit_tlb_field(e, offsetof(TlbEntry, host)));
     flags_clobbered(e);
 }
 
