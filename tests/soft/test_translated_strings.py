@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from kvmpy.native import lib
-from tests.soft.soft_guest import TABLES, Guest
-from tests.soft.translated import alike, needs_code, with_gates
+from tests.soft.soft_guest import CODE, TABLES, Guest
+from tests.soft.system_guest import assemble
+from tests.soft.translated import alike, needs_code, state, with_gates
 
 pytestmark = needs_code
 
@@ -191,4 +192,39 @@ def test_where_a_long_one_is_interrupted(translate: int) -> None:
             assert (regs.rcx, regs.rdi) == (10 * STRETCH - done, PHYSICAL + done)
             assert guest.get(PHYSICAL, done + 1) == bytes([7]) * done + bytes(1)
         finally:
+            guest.close()
+
+
+def test_turns_that_end_behind_a_long_one() -> None:
+    """What a long one has counted is missing from the budget of the code behind it, which translated is one region with it."""
+    code = assemble(
+        """again: mov $60 * 4096, %ecx
+        mov $0x40000, %edi
+        rep stosb
+        inc %rdx
+        inc %rdx
+        jmp 1f
+        1: inc %rdx
+        mov %rdx, %r8
+        mov %rdx, %r9
+        jmp 2f
+        2: mov %rdx, %r10
+        mov %rdx, %r11
+        test %rdx, %rdx
+        jnz again
+        hlt""", 64, CODE,
+    )  # fmt: skip
+    guests = [Guest(code, "long", translate=translate) for translate in (0, 1)]
+    choose = random.Random(5)
+    try:
+        for _ in range(120):
+            steps = choose.randrange(100, 400)
+            for guest in guests:
+                assert guest.vcpu.step(steps) == lib.KVM_EXIT_DEBUG
+            first, second = (guest.vcpu.get_regs() for guest in guests)
+            assert (first.rip, first.rcx, first.rdx, first.r11) == (second.rip, second.rcx, second.rdx, second.r11)
+        assert state(guests[0]) == state(guests[1])
+        assert guests[1].vcpu.statistics()["instructions_translated"] > 2000
+    finally:
+        for guest in guests:
             guest.close()

@@ -8,6 +8,8 @@
 #define STRETCH 4096
 /* Of these instructions at most so many more are begun at once. */
 #define AHEAD 15
+/* They leave this of the budget: translated code goes on without a look at it, to the end of a region and into the next block. */
+#define RESERVE (2 * BLOCK_MAX)
 
 #define SI (c->gpr[RSI] & i->amask)
 #define DI (c->gpr[RDI] & i->amask)
@@ -288,9 +290,10 @@ static inline bool undisturbed(const Cpu *c, const Insn *i) { return !c->alone &
 /* How many elements may be done at once. */
 static inline uint64_t allowed(const Cpu *c, const Insn *i, const Repeat *r)
 {
-    if (r->left == r->stretch || !undisturbed(c, i) || c->budget <= 0)
+    int64_t spare = c->budget - RESERVE;
+    if (r->left == r->stretch || spare <= 0 || !undisturbed(c, i))
         return r->stretch;
-    uint64_t most = r->stretch + STRETCH * (uint64_t)(c->budget < AHEAD ? c->budget : AHEAD);
+    uint64_t most = r->stretch + STRETCH * (uint64_t)(spare < AHEAD ? spare : AHEAD);
     return r->left < most ? r->left : most;
 }
 
@@ -312,7 +315,7 @@ static inline void advance(Cpu *c, const Insn *i, Repeat *r, uint64_t done)
 /* The stretch is done and more is left: is it to be continued here? */
 static inline bool go_on(Cpu *c, const Insn *i, Repeat *r)
 {
-    if (!undisturbed(c, i) || c->budget <= 0)
+    if (c->budget <= RESERVE || !undisturbed(c, i))
         return false;
     c->budget--;
     r->stretch = stretch_of(c, r->left);
