@@ -223,15 +223,16 @@ class Hpet(Device):
         self._drive()
 
     def state(self) -> dict[str, Any]:
+        phase = (self.platform.clock.now() - self._started) % TICK if self._config & ENABLE else 0
         return {
-            "config": self._config, "status": self._status, "counter": self._count(),
+            "config": self._config, "status": self._status, "counter": self._count(), "phase": phase,
             "timers": [[timer.config, timer.value, timer.period, timer.message] for timer in self._timers],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         self.reset()
         self._config, self._status, self._halted_at = state["config"], state["status"], state["counter"]
-        self._started = self.platform.clock.now() - state["counter"] * TICK
+        self._started = self.platform.clock.now() - state["counter"] * TICK - state["phase"]
         for number, (timer, saved) in enumerate(zip(self._timers, state["timers"], strict=True)):
             timer.config, timer.value, timer.period, timer.message = saved
             self._arm(number)

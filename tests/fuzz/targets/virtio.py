@@ -207,7 +207,7 @@ class Stream:
         self.closed = False
         self.attached = False
 
-    def attach(self, receive: Callable[[bytes], None], sent: Callable[[int], None], ended: Callable[[], None]) -> None:
+    def attach(self, receive: Callable[[bytes], None], sent: Callable[[int], None], ended: Callable[[bool], None]) -> None:
         self.receive, self.sent, self.ended = receive, sent, ended
         self.attached = True
 
@@ -218,6 +218,9 @@ class Stream:
 
     def pause(self, paused: bool) -> None:
         self.outside.append(paused)
+
+    def shut(self) -> None:
+        self.outside.append("shut")
 
     def close(self) -> None:
         self.closed = True
@@ -275,7 +278,7 @@ class Vsock(VirtioWorld):
         elif what & 2:
             open_[what >> 2 & 7 if what >> 2 & 7 < len(open_) else 0].receive(data)
         else:
-            open_[0].ended()
+            open_[0].ended(bool(what & 4))
 
     def twin(self) -> World:
         """This one goes back to its own state, as a restored machine does."""
