@@ -22,6 +22,7 @@ typedef struct {
     uint64_t target;
     const Insn *before; /* done first, in the stub; NULL: nothing */
     bool shared;      /* it checks for several instructions: no way back */
+    uint8_t vectors;  /* it makes these live, VECTORS_*, and comes back */
     Flags flags;      /* where they are where the stub is entered */
 } Stub;
 

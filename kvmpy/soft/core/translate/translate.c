@@ -55,8 +55,12 @@ void emit_page(Emit *e, int kind)
     Code *o = &e->code;
     _Static_assert(sizeof(TlbEntry) == 64, "the index is the page number times 64");
     _Static_assert(sizeof(Cpu) < 1u << 31, "its parts are reached by displacements of 32 bits");
-    emit_op(o, 0x89, H_RCX, rm_reg(H_RAX)); /* mov eax, ecx */
-    emit_op(o, 0xc1, 5, rm_reg(H_RAX));     /* shr eax, 6 */
+    if (host_has(FEAT_BMI2)) {
+        emit_vex(o, 0xf0 | K_0F3A | OP_F2, H_RAX, 0, rm_reg(H_RCX)); /* rorx eax, ecx, 6 */
+    } else {
+        emit_op(o, 0x89, H_RCX, rm_reg(H_RAX)); /* mov eax, ecx */
+        emit_op(o, 0xc1, 5, rm_reg(H_RAX));     /* shr eax, 6 */
+    }
     put8(o, 6);
     put8(o, 0x25); /* and eax */
     put32(o, (TLB_SIZE - 1) << 6);
@@ -291,6 +295,24 @@ static void emit_to_interpreter(Emit *e, const Insn *i, bool shared)
     emit_jump(&e->code, e->t, e->t->exit);
 }
 
+/* Loads the vector registers and goes on; refused or unmasked: the handlers know what to do. Flags are in memory. */
+static void emit_vectors_stub(Emit *e, const Stub *s)
+{
+    Code *o = &e->code;
+    if (s->vectors == VECTORS_WHOLE) {
+        _Static_assert(offsetof(Cpu, trap_avx) == offsetof(Cpu, trap_sse) + 1, "both are compared at once");
+        emit_op(o, 0x83 | OP_66, 7, rm_gs(offsetof(Cpu, trap_sse)));
+    } else {
+        emit_op(o, 0x80, 7, rm_gs(offsetof(Cpu, trap_sse)));
+    }
+    put8(o, 0);
+    uint8_t *trapped = emit_jcc(o, CC_NE);
+    emit_call(o, e->t, e->t->load_vectors[s->vectors]);
+    emit_jump(o, e->t, executable(e->t, s->resume));
+    set_rel32(trapped, o->p);
+    emit_to_interpreter(e, s->insn, false);
+}
+
 static void emit_stubs(Emit *e)
 {
     Code *o = &e->code;
@@ -310,7 +332,9 @@ static void emit_stubs(Emit *e)
             s->flags = e->flags;
         }
         recover_flags(e, s->flags);
-        if (s->resume) {
+        if (s->vectors) {
+            emit_vectors_stub(e, s);
+        } else if (s->resume) {
             emit_call_handler(e, s->insn);
             emit_jump(o, e->t, executable(e->t, s->resume));
         } else {
@@ -369,24 +393,15 @@ static void emit_budget(Emit *e, const Insn *insn, const Insn *before)
     flags_clobbered(e);
 }
 
+/* What is live has been allowed: what forbids it (trap_sse, trap_avx) changes in handlers alone, which have it spilled. */
 static void emit_vectors_entry(Emit *e, unsigned wanted)
 {
     Code *o = &e->code;
-    /* refused or unmasked: the handlers know what to do */
-    if (wanted == VECTORS_WHOLE) {
-        _Static_assert(offsetof(Cpu, trap_avx) == offsetof(Cpu, trap_sse) + 1, "both are compared at once");
-        emit_op(o, 0x83 | OP_66, 7, rm_gs(offsetof(Cpu, trap_sse)));
-    } else {
-        emit_op(o, 0x80, 7, rm_gs(offsetof(Cpu, trap_sse)));
-    }
-    put8(o, 0);
-    emit_guard(e, CC_NE);
-    emit_interpret(e);
-    emit_op(o, 0x80, 7, rm_gs(offsetof(Cpu, vectors_live)));
+    emit_op(o, 0x80, 7, rm_gs(offsetof(Cpu, vectors_live))); /* cmp */
     put8(o, wanted);
-    uint8_t *live = emit_jcc(o, CC_AE);
-    emit_call(o, e->t, e->t->load_vectors[wanted]);
-    set_rel32(live, o->p);
+    emit_guard(e, CC_B);
+    e->open->vectors = (uint8_t)wanted;
+    emit_resume(e);
 }
 
 static void emit_refusals(Emit *e)
