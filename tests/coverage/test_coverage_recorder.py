@@ -10,9 +10,10 @@ from kvmpy import Machine
 from kvmpy.coverage import Coverage
 from kvmpy.coverage.sources import functions
 from kvmpy.errors import KvmpyError, MissingCapability
-from kvmpy.verdicts import Stopped
+from kvmpy.verdicts import GuestExit, Stopped
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "guests"
+GUESTS = Path(__file__).resolve().parents[2] / "build" / "guests"
 CODE = 0x100000
 EXIT = bytes.fromhex("b000 e6f4")  # mov al, 0; out 0xf4, al
 
@@ -37,6 +38,25 @@ def test_a_with_block_records_and_stops(tmp_path: Path) -> None:
         machine.reset()
         machine.run(5)
         assert len(recorder.read()) == 0
+
+
+@pytest.mark.parametrize("name", ["traps64.elf", "paging32.elf", "user64.elf", "smc64.elf", "bench.elf"])
+def test_interpreted_and_translated_code_are_one_record(name: str) -> None:
+    path = GUESTS / name
+    if not path.exists():
+        pytest.skip(f"{path}: not built (make guests)")
+    records = []
+    for translate in ("off", 1, 24):
+        with Machine("64M", backend="soft", clock="virtual", translate=translate) as machine:
+            machine.load(path, append="scale=1 mix quicksort bytecode calls fault syscall" if name == "bench.elf" else "")
+            machine.coverage.start(branches=True, spaces=True)
+            assert isinstance(machine.run(60), GuestExit)
+            record = machine.coverage.read()
+            records.append((record.addresses(), record.blocks(), record.jumps()))
+            done = machine.statistics["vcpus"].get("instructions_translated", 0)
+            assert (done > 0) == (translate != "off")
+    assert records[0] == records[1] == records[2]
+    assert len(records[0][2]) > 10
 
 
 def test_another_image_is_another_record(tmp_path: Path) -> None:

@@ -86,6 +86,41 @@ def test_the_other_way_comes_later(threshold: int) -> None:
     guest.close()
 
 
+@pytest.mark.parametrize("condition", [0, 1])
+def test_a_jump_that_leads_behind_itself(condition: int, threshold: int) -> None:
+    guest = guest_of("85c0 7400 ffc3 f4", "long", threshold)  # test eax, eax; jz +0; inc ebx; hlt
+    guest.vm.set_coverage(True, branches=True)
+    for _ in range(9):
+        guest.set(rip=CODE, rax=condition)
+        assert guest.vcpu.run() == HLT
+    ways = covered(guest, "taken"), covered(guest, "passed")
+    assert ways == (([], [2]) if condition else ([2], []))
+    guest.close()
+
+
+def test_a_jump_between_pages_goes_the_other_way_later(threshold: int) -> None:
+    # test eax, eax; jz another page; inc ebx; hlt
+    guest = guest_of("85c0 0f84f80f0000 ffc3 f4", "long", threshold)
+    guest.put(CODE + 0x1000, code("f4"))
+    guest.vm.set_coverage(True, branches=True)
+    for value in [1] * 10 + [0] * 10:
+        guest.set(rip=CODE, rax=value)
+        assert guest.vcpu.run() == HLT
+        assert covered(guest, "taken") == ([] if value else [2]) and covered(guest, "passed") == [2]
+    guest.close()
+
+
+def test_a_jump_that_goes_one_way_only_is_translated() -> None:
+    # mov ecx, 100000; again: test ecx, ecx; js +4 (never); dec ecx; jnz again; hlt
+    guest = guest_of("b9a0860100 85c9 7804 ffc9 75f8 f4", "long", 24)
+    guest.vm.set_coverage(True, branches=True)
+    assert guest.vcpu.run() == HLT
+    found = guest.vcpu.statistics()
+    assert found["instructions_translated"] > 0.9 * found["instructions"] and found["exits_unlinked"] < 100
+    assert covered(guest, "taken") == [11] and covered(guest, "passed") == [7, 11]
+    guest.close()
+
+
 def faulting(guest: Guest, vector: int, handler: bytes) -> None:
     """An IDT of one 64-bit gate, to a handler at 0x9000."""
     sregs = guest.vcpu.get_sregs()

@@ -107,15 +107,6 @@ static void mark_edge(Cpu *c, const Insn *i, int n)
         set_bit(n ? p->passed : p->taken, at);
 }
 
-/* The block as it would have been built without coverage, as far as nothing is left to be marked in it. */
-static void settle(Cpu *c, Block *b)
-{
-    if (b->uncovered || b->told || b->mode == ~0u)
-        return;
-    if (!b->edges_left)
-        block_arm(c->vm, b);
-}
-
 static const Insn *exec_covered(Cpu *c, const Insn *i)
 {
     Block *b = i->block;
@@ -123,10 +114,10 @@ static const Insn *exec_covered(Cpu *c, const Insn *i)
     exec_fn own = block_own(b)[n];
     mark(c, i);
     *(i->exec == exec_covered ? &b->insn[n].exec : &block_originals(b)[n]) = own;
-    if (!--b->uncovered && !b->told) {
+    if (!--b->uncovered && !b->told) { /* from here on it is the block that would have been built without coverage */
         block_improve(b);
         own = b->insn[n].exec;
-        settle(c, b);
+        block_arm(c->vm, b);
     }
     return own(c, i);
 }
@@ -147,7 +138,6 @@ void cover_edge(Cpu *c, Block *b, int n)
         return;
     mark_edge(c, &b->insn[b->count - 1], n);
     b->edges_left &= (uint8_t)~(1u << n);
-    settle(c, b);
 }
 
 void cover_alone(Cpu *c, const Insn *i) { mark(c, i); }

@@ -20,6 +20,7 @@ typedef struct {
     const Insn *insn; /* of the region; */
     bool exits;       /* to `target`, behind it */
     uint64_t target;
+    bool way;         /* of that exit */
     const Insn *before; /* done first, in the stub; NULL: nothing */
     bool shared;      /* it checks for several instructions: no way back */
     uint8_t vectors;  /* it makes these live, VECTORS_*, and comes back */

@@ -7,6 +7,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "coverage.h"
 #include "encode.h"
 #include "exec.h"
 #include "run.h"
@@ -192,6 +193,8 @@ const Insn *exec_translated(Cpu *c, const Insn *i)
         count_retired(c, 0);
         c->stat[STAT_EXITS_UNLINKED]++;
         c->rip = x->target;
+        if (unlikely(x->from->edges_left))
+            cover_edge(c, x->from, x->way);
         if (c->budget <= 0 || c->attention || c->run->slow_steps)
             return NULL;
         uint64_t epoch = code_epoch(c->vm);

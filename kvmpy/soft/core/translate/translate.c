@@ -176,10 +176,12 @@ static void emit_budget_back(Emit *e, int count)
 }
 
 /* What the jump at `patch` leads to until it is linked. */
-static void emit_unlinked(Emit *e, const Insn *i, uint64_t target, uint8_t *patch, uint64_t *key, Flags flags)
+static void emit_unlinked(Emit *e, const Insn *i, uint64_t target, bool way, uint8_t *patch, uint64_t *key, Flags flags)
 {
     Exit *x = &e->t->exits[e->t->exit_count++];
-    *x = (Exit){.from = region_insn(e, i)->origin->block, .target = target, .patch = patch, .key = key, .by_memory = flags.where & FLAGS_MEMORY};
+    *x = (Exit){
+        .from = region_insn(e, i)->origin->block, .target = target, .way = way, .patch = patch, .key = key, .by_memory = flags.where & FLAGS_MEMORY,
+    };
     x->stub = e->code.p;
     set_rel32(patch, x->stub);
     recover_flags(e, flags);
@@ -194,7 +196,7 @@ static bool inside_page(const Emit *e, uint64_t target)
 }
 
 /* Leads to another page, flags in their slot: the key it holds under stands behind it. */
-static void emit_far_exit(Emit *e, const Insn *i, uint64_t target)
+static void emit_far_exit(Emit *e, const Insn *i, uint64_t target, bool way)
 {
     Code *o = &e->code;
     emit_load(o, H_RAX, rm_gs(offsetof(Cpu, code_key)));
@@ -212,23 +214,24 @@ static void emit_far_exit(Emit *e, const Insn *i, uint64_t target)
     set_rel32(key_place, o->p);
     put64(o, 0);
     set_rel32(miss, o->p);
-    emit_unlinked(e, i, target, patch, key, (Flags){FLAGS_MEMORY, NULL});
+    emit_unlinked(e, i, target, way, patch, key, (Flags){FLAGS_MEMORY, NULL});
 }
 
 void emit_exit(Emit *e, uint64_t target, int condition)
 {
-    bool near = inside_page(e, target);
+    bool near = inside_page(e, target), way = condition < 0 || follows(e) == FOLLOWS_JUMP;
     if (near && !(e->flags.where & FLAGS_MEMORY))
         flags_to_host(e);
     if (!near && condition < 0) {
         flags_to_memory(e);
-        emit_far_exit(e, e->i, target);
+        emit_far_exit(e, e->i, target, way);
         return;
     }
     Stub *s = new_stub(e);
     s->from[0] = condition >= 0 ? emit_jcc(&e->code, (unsigned)condition) : emit_jump(&e->code, e->t, NULL);
     s->exits = true;
     s->target = target;
+    s->way = way;
     s->flags = e->flags;
 }
 
@@ -240,7 +243,7 @@ static void emit_exit_stub(Emit *e, const Stub *s)
         set_rel32(patch, e->code.p);
         recover_flags(e, s->flags);
         emit_budget_back(e, behind);
-        emit_far_exit(e, s->insn, s->target);
+        emit_far_exit(e, s->insn, s->target, s->way);
         return;
     }
     if (behind) {
@@ -248,7 +251,7 @@ static void emit_exit_stub(Emit *e, const Stub *s)
         emit_budget_back(e, behind);
         patch = emit_jump(&e->code, e->t, NULL);
     }
-    emit_unlinked(e, s->insn, s->target, patch, NULL, s->flags);
+    emit_unlinked(e, s->insn, s->target, s->way, patch, NULL, s->flags);
 }
 
 /* Of the CodeTarget that emit_lookup found. */

@@ -18,6 +18,7 @@ typedef struct Exit {
     uint8_t *stub;
     struct Exit *next, **place; /* in the list of the exits that lead to the same block, while linked */
     bool by_memory; /* the flags are in native_flags where it is taken */
+    bool way;       /* as Block.link: 0 a jump taken, 1 gone on */
     bool linked;    /* it leads to a block, not to its stub */
     uint64_t *key;  /* between pages: the code_key the link holds under (writable address); NULL inside a page */
 } Exit;
