@@ -47,12 +47,12 @@ def state(guest: Guest) -> tuple[object, ...]:
 
 @contextmanager
 def alike(
-    code: bytes, reason: int, prepare: Callable[[Guest], object] = lambda guest: None, mode: str = "long", **options: object
+    code: bytes, reason: int, prepare: Callable[[Guest], object] = lambda guest: None, mode: str = "long", threshold: int = 1, **options: object
 ) -> Iterator[Guest]:
-    """Runs it interpreted and translated from the first run on; the states must be one. Gives the translated guest."""
+    """Runs it interpreted, and translated after `threshold` runs of a block; the states must be one. Gives the translated guest."""
     states, guests = [], []
     try:
-        for translate in (0, 1):
+        for translate in (0, threshold):
             guest = Guest(code, mode, translate=translate, **options)  # type: ignore[arg-type]
             guests.append(guest)
             guest.set(rax=0, rbx=0, rcx=0, rdx=0)

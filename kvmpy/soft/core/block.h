@@ -31,7 +31,7 @@ struct Block {
     struct Exit *incoming; /* exits that are linked to its code */
     uint32_t starts;     /* index of its first instruction's in Translator.start */
     uint16_t translated; /* instructions of its translation, other blocks' that it goes on to among them */
-    uint8_t splits;      /* how often the translation went because of them */
+    uint8_t splits;      /* how often the translation went because of them: KP_REGION_SPLITS */
     uint8_t shared_misses; /* how often a check for several accesses has failed; many: each gets its own */
     bool unshared;
     uint16_t by_memory;  /* offset of the entry for flags in native_flags; the one for flags in RFLAGS is at 0 */
@@ -72,7 +72,6 @@ void block_decode_alone(Cpu *c, Insn insn[2]);
 /* Leaves before an instruction of a block, nothing of it done. */
 const Insn *insn_leave(Cpu *c, const Insn *i);
 
-#define REGION_SPLITS 4 /* of these the block is translated alone */
 /* The block under these, where it has been built; one over the page's end is not asked for its second page. */
 Block *block_known(const Vm *vm, uint64_t phys, uint64_t space, uint64_t rip, uint32_t mode);
 /* Drops what was decoded from a physical range; gives whether anything was. */

@@ -83,7 +83,7 @@ void region_form(Cpu *c, Block *head, Region *r)
 {
     r->count = r->parts = 0;
     append(r, head);
-    bool alone = head->phys2 != NO_PAGE || (c->seg_base[SEG_CS] & 0xfff) || head->splits >= REGION_SPLITS;
+    bool alone = head->phys2 != NO_PAGE || (c->seg_base[SEG_CS] & 0xfff) || head->splits >= KP_REGION_SPLITS;
     while (!alone && r->parts < REGION_PARTS) {
         unsigned follows;
         Block *next = successor(c, r, &follows);
