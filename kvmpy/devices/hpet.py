@@ -161,7 +161,7 @@ class Hpet(Device):
 
     # Time.
 
-    def _arm(self, number: int, earliest: int = 0) -> None:
+    def _arm(self, number: int) -> None:
         """Waits for the next match, if its interrupt is wanted."""
         timer = self._timers[number]
         if timer.timer is not None:
@@ -171,18 +171,21 @@ class Hpet(Device):
             return
         count = self._count()
         ahead = (timer.value - count) & timer.mask or timer.mask + 1
-        when = max(self._started + (count + ahead) * TICK, earliest)
-        timer.timer = self.platform.clock.at(when, lambda: self._match(number))
+        self._wait(number, self._started + (count + ahead) * TICK)
+
+    def _wait(self, number: int, when: int) -> None:
+        self._timers[number].timer = self.platform.clock.at(when, lambda: self._match(number))
 
     def _match(self, number: int) -> None:
         timer = self._timers[number]
         timer.timer = None
-        now = self.platform.clock.now()
         if timer.config & PERIODIC and timer.period:
-            passed = (self._count() - timer.value) & timer.mask
+            # The comparator is ahead of the counter at all times: what may be saved, or armed anew, is this alone.
+            until = self._count() + (FASTEST // TICK if timer.period * TICK < FASTEST else 0)
+            passed = (until - timer.value) & timer.mask
             timer.value = timer.value + (passed // timer.period + 1) * timer.period & timer.mask
         self._interrupt(number)
-        self._arm(number, now + FASTEST)
+        self._arm(number)
 
     # Interrupts.
 
@@ -223,17 +226,21 @@ class Hpet(Device):
         self._drive()
 
     def state(self) -> dict[str, Any]:
+        now = self.platform.clock.now()
+        due = [timer.timer and timer.timer.when - now for timer in self._timers]  # 0 or less: the match is about to be told
         phase = (self.platform.clock.now() - self._started) % TICK if self._config & ENABLE else 0
         return {
             "config": self._config, "status": self._status, "counter": self._count(), "phase": phase,
-            "timers": [[timer.config, timer.value, timer.period, timer.message] for timer in self._timers],
+            "timers": [[timer.config, timer.value, timer.period, timer.message] for timer in self._timers], "due": due,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         self.reset()
         self._config, self._status, self._halted_at = state["config"], state["status"], state["counter"]
-        self._started = self.platform.clock.now() - state["counter"] * TICK - state["phase"]
-        for number, (timer, saved) in enumerate(zip(self._timers, state["timers"], strict=True)):
+        now = self.platform.clock.now()
+        self._started = now - state["counter"] * TICK - state["phase"]
+        for number, (timer, saved, due) in enumerate(zip(self._timers, state["timers"], state["due"], strict=True)):
             timer.config, timer.value, timer.period, timer.message = saved
-            self._arm(number)
+            if due is not None:
+                self._wait(number, now + due)
         self._drive()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kvmpy.native import lib
-from tests.soft.soft_guest import CODE, STACK, Guest
+from tests.soft.soft_guest import CODE, Guest
 from tests.soft.system_guest import assemble
 from tests.soft.translated import alike, needs_code, state, with_gates
 

@@ -47,7 +47,8 @@ def state(guest: Guest) -> tuple[object, ...]:
 
 @contextmanager
 def alike(
-    code: bytes, reason: int, prepare: Callable[[Guest], object] = lambda guest: None, mode: str = "long", threshold: int = 1, **options: object
+    code: bytes, reason: int, prepare: Callable[[Guest], object] = lambda guest: None, mode: str = "long", threshold: int = 1,
+    **options: object,
 ) -> Iterator[Guest]:
     """Runs it interpreted, and translated after `threshold` runs of a block; the states must be one. Gives the translated guest."""
     states, guests = [], []
