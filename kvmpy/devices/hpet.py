@@ -53,6 +53,7 @@ class Comparator:
         self.period = 0
         self.message = 0
         self.timer: Timer | None = None
+        self.due = 0  # when it matches, by the clock, while `timer` waits for that
 
     @property
     def mask(self) -> int:
@@ -174,7 +175,9 @@ class Hpet(Device):
         self._wait(number, self._started + (count + ahead) * TICK)
 
     def _wait(self, number: int, when: int) -> None:
-        self._timers[number].timer = self.platform.clock.at(when, lambda: self._match(number))
+        timer = self._timers[number]
+        timer.due = when
+        timer.timer = self.platform.clock.at(when, lambda: self._match(number))
 
     def _match(self, number: int) -> None:
         timer = self._timers[number]
@@ -227,8 +230,8 @@ class Hpet(Device):
 
     def state(self) -> dict[str, Any]:
         now = self.platform.clock.now()
-        due = [timer.timer and timer.timer.when - now for timer in self._timers]  # 0 or less: the match is about to be told
-        phase = (self.platform.clock.now() - self._started) % TICK if self._config & ENABLE else 0
+        due = [timer.due - now if timer.timer else None for timer in self._timers]  # 0 or less: the match is about to be told
+        phase = (now - self._started) % TICK if self._config & ENABLE else 0
         return {
             "config": self._config, "status": self._status, "counter": self._count(), "phase": phase,
             "timers": [[timer.config, timer.value, timer.period, timer.message] for timer in self._timers], "due": due,
