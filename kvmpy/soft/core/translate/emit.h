@@ -15,7 +15,7 @@ typedef struct {
 
 #define STUBS 128
 typedef struct {
-    uint8_t *from[5]; /* rel32 that lead here; NULL: none */
+    uint8_t *from[6]; /* rel32 that lead here; NULL: none */
     uint8_t *resume;  /* where to go on; NULL: the interpreter goes on with the instruction */
     const Insn *insn; /* of the region; */
     bool exits;       /* to `target`, behind it */
@@ -83,6 +83,7 @@ void emit_page(Emit *e, int kind);
 Rm emit_tlb_field(const Emit *e, size_t field);
 /* Is there a form for the ModRM operand's address? */
 bool emit_addressable(const Insn *i);
+void emit_address(Emit *e); /* rcx = its linear address; rax and flags are lost */
 /* The ModRM operand, checked; false where there is no form for it, and nothing is written then. It is where `out` says,
    [rax + rcx] or [rcx + n]; once joined it is the latter, and rax is free. */
 bool emit_operand(Emit *e, unsigned size, int kind, Rm *out);
@@ -140,6 +141,13 @@ void emit_exit(Emit *e, uint64_t target, int condition);
 void emit_lookup(Emit *e);
 void emit_jump_found(Emit *e);
 
+/* ---- the stack ---- */
+unsigned stack_size(const Emit *e);
+bool usual(const Emit *e); /* the operand has the stack's size */
+void move_sp(Emit *e, int32_t by);
+Rm push_place(Emit *e);
+Rm top_place(Emit *e, unsigned base); /* what RSP or RBP points to */
+
 /* ---- vectors ---- */
 void host_prepare(void);
 bool host_has(unsigned feature); /* AVX and what builds on it: only where there is AVX2 */
@@ -190,6 +198,16 @@ EMITTER(translate_direction);
 EMITTER(translate_fnstcw);
 EMITTER(translate_mov_selector);
 EMITTER(translate_string);
+EMITTER(translate_pushf);
+EMITTER(translate_popf);
+EMITTER(translate_cli);
+EMITTER(translate_sti);
+EMITTER(translate_swapgs);
+EMITTER(translate_base);
+EMITTER(translate_fence);
+EMITTER(translate_bit_string);
+EMITTER(translate_cmpxchg_pair);
+EMITTER(translate_xlat);
 EMITTER(translate_vector);
 
 #endif

@@ -196,9 +196,6 @@ bool copy_operand(const Insn *i, unsigned *size, bool *write)
 EMITTER(translate_copy) { return copy_insn(e, false); }
 EMITTER(translate_compare)
 {
-    const Insn *i = e->i;
-    if (i->id == INSN_bt_EvGv && (i->flags & INSN_MEM || host_register[i->rm] == IN_MEMORY))
-        return false; /* in memory the register's upper bits move the address */
     return copy_insn(e, true);
 }
 
@@ -333,5 +330,75 @@ EMITTER(translate_cwd)
 EMITTER(translate_nothing)
 {
     (void)e;
+    return true;
+}
+
+/* BT to BTC with a register: in memory its upper bits move the address. */
+EMITTER(translate_bit_string)
+{
+    const Insn *i = e->i;
+    const InsnInfo *info = &insn_table[i->id];
+    Code *o = &e->code;
+    bool changes = i->id != INSN_bt_EvGv, narrow = i->amask != ~0ull;
+    unsigned op = opcode_of(i) | size_op(i->osize), log = i->osize == 8 ? 3 : i->osize == 4 ? 2 : 1;
+    bool host_flags = wants_flags(e, 0, info->flags_written | info->flags_undefined);
+    if (!(i->flags & INSN_MEM)) {
+        if (host_register[i->rm] != IN_MEMORY)
+            return copy_insn(e, !changes);
+        if (host_flags)
+            flags_to_host(e);
+        emit_load(o, H_RCX, guest_memory(i->rm));
+        emit_op(o, op, guest_value(e, i->reg, H_RAX), rm_reg(H_RCX));
+        if (changes)
+            emit_store(o, guest_memory(i->rm), H_RCX);
+        flags_written(e);
+        return true;
+    }
+    if (!emit_addressable(i) || (narrow && i->seg >= SEG_FS))
+        return false;
+    flags_keep(e);
+    emit_address(e);
+    emit_op(o, i->osize == 8 ? 0x8b | OP_W : i->osize == 4 ? 0x63 | OP_W : 0xbf | K_0F | OP_W, H_RAX, guest_rm(i->reg)); /* signed */
+    emit_op(o, 0xc1 | OP_W, 7, rm_reg(H_RAX)); /* sar */
+    put8(o, log + 3);
+    Rm at = rm_mem2(H_RCX, H_RAX);
+    at.scale = (uint8_t)log;
+    emit_op(o, narrow ? 0x8d : 0x8d | OP_W, H_RCX, at);
+    emit_check(e, i->osize, changes ? CHECK_WRITE : CHECK_READ);
+    if (changes) {
+        emit_join_registers(e);
+        emit_op(o, 0x8b, H_RAX, guest_rm(i->reg));
+        emit_op(o, 0x83, 4, rm_reg(H_RAX)); /* and: the bit of this place */
+        put8(o, i->osize * 8 - 1);
+        emit_store(o, rm_slot(SLOT_SCRATCH), H_RAX);
+        if (host_flags)
+            flags_to_host(e);
+        emit_load(o, H_RAX, rm_slot(SLOT_SCRATCH));
+        emit_op(o, op | (i->prefix & PFX_LOCK ? OP_LOCK : 0), H_RAX, rm_mem(H_RCX, 0));
+    } else {
+        emit_op(o, 0x8b | size_op(i->osize), H_RCX, rm_mem2(H_RAX, H_RCX));
+        if (host_flags)
+            flags_to_host(e);
+        emit_op(o, op, guest_value(e, i->reg, H_RAX), rm_reg(H_RCX));
+    }
+    flags_written(e);
+    emit_resume(e);
+    return true;
+}
+
+EMITTER(translate_xlat)
+{
+    const Insn *i = e->i;
+    Code *o = &e->code;
+    if (i->flags & INSN_CHECK || i->amask == 0xffff)
+        return false;
+    flags_keep(e);
+    emit_op(o, 0xb6 | K_0F | OP_BYTE, H_RAX, rm_reg(host_register[RAX])); /* movzx */
+    emit_op(o, i->amask == ~0ull ? 0x8d | OP_W : 0x8d, H_RCX, rm_mem2(H_RBX, H_RAX));
+    if (i->seg >= SEG_FS)
+        emit_op(o, 0x03 | OP_W, H_RCX, rm_gs(offsetof(Cpu, seg_base) + 8u * i->seg));
+    emit_check(e, 1, CHECK_READ);
+    emit_op(o, 0x8a | OP_BYTE, host_register[RAX], rm_mem2(H_RAX, H_RCX));
+    emit_resume(e);
     return true;
 }

@@ -1,17 +1,16 @@
 /* The stack, jumps, calls and returns. Only with the stack width of the mode: 8 bytes in 64-bit mode, else 4. */
 #include "emit.h"
 
-static unsigned stack_size(const Emit *e) { return (e->b->mode & MODE_SIZE) == MODE_64 ? 8 : 4; }
-static bool usual(const Emit *e) { return e->i->osize == stack_size(e) && !(e->i->flags & INSN_CHECK); }
+unsigned stack_size(const Emit *e) { return (e->b->mode & MODE_SIZE) == MODE_64 ? 8 : 4; }
+bool usual(const Emit *e) { return e->i->osize == stack_size(e) && !(e->i->flags & INSN_CHECK); }
 
-static void move_sp(Emit *e, int32_t by)
+void move_sp(Emit *e, int32_t by)
 {
     int sp = host_register[RSP];
     emit_op(&e->code, 0x8du | (stack_size(e) == 8 ? OP_W : 0), sp, rm_mem(sp, by));
 }
 
-/* The place for a push. */
-static Rm push_place(Emit *e)
+Rm push_place(Emit *e)
 {
     unsigned size = stack_size(e);
     Rm place;
@@ -23,8 +22,7 @@ static Rm push_place(Emit *e)
     return rm_mem2(H_RAX, H_RCX);
 }
 
-/* The stack's top, or where RBP points. */
-static Rm top_place(Emit *e, unsigned base)
+Rm top_place(Emit *e, unsigned base)
 {
     unsigned size = stack_size(e);
     Rm place;

@@ -140,6 +140,38 @@ EMITTER(translate_cmpxchg)
     return true;
 }
 
+/* CMPXCHG8B, CMPXCHG16B: their registers are the host's but for RAX and RCX, in whose place the address stands. */
+EMITTER(translate_cmpxchg_pair)
+{
+    const Insn *i = e->i;
+    Code *o = &e->code;
+    bool wide = i->id == INSN_cmpxchg16b;
+    Rm operand;
+    if (!emit_operand(e, wide ? 16 : 8, CHECK_WRITE, &operand))
+        return false;
+    emit_join(e, &operand);
+    if (wide) { /* must be aligned */
+        flags_keep(e);
+        emit_lea(o, H_RAX, operand);
+        put8(o, 0xa8); /* test al */
+        put8(o, 15);
+        emit_guard(e, CC_NE);
+        flags_clobbered(e);
+    }
+    if (wants_flags(e, 0, FL_ZF))
+        flags_to_host(e);
+    emit_store(o, rm_slot(SLOT_SCRATCH), H_RSI);
+    emit_lea(o, H_RSI, operand);
+    emit_mov(o, H_RAX, host_register[RAX]);
+    emit_mov(o, H_RCX, host_register[RCX]);
+    emit_op(o, 0xc7 | K_0F | (wide ? OP_W : 0) | (i->prefix & PFX_LOCK ? OP_LOCK : 0), 1, rm_mem(H_RSI, 0));
+    emit_load(o, H_RSI, rm_slot(SLOT_SCRATCH));
+    emit_mov(o, host_register[RAX], H_RAX);
+    flags_written(e);
+    emit_resume(e);
+    return true;
+}
+
 bool emit_memory_operand(const Insn *i, unsigned *size, bool *write)
 {
     emit_fn fn = emitter[i->id];
@@ -151,6 +183,13 @@ bool emit_memory_operand(const Insn *i, unsigned *size, bool *write)
         *write = fn == translate_cmpxchg;
         return true;
     }
+    if (fn == translate_cmpxchg_pair) {
+        *size = i->id == INSN_cmpxchg16b ? 16 : 8;
+        *write = true;
+        return true;
+    }
+    if (fn == translate_bit_string)
+        return false;
     if (fn == translate_push_rm) {
         *size = i->osize;
         *write = false;

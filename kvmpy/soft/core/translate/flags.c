@@ -169,11 +169,17 @@ void flags_to_host(Emit *e)
 
 void flags_written(Emit *e) { e->flags = (Flags){FLAGS_HOST, flags_repeatable(e->i) ? e->i : NULL}; }
 
+static bool leaves(emit_fn fn)
+{
+    return fn == translate_string || fn == translate_pushf || fn == translate_cli || fn == translate_swapgs || fn == translate_base ||
+           fn == translate_xlat;
+}
+
 bool may_leave(const Insn *i)
 {
     return i->flags & INSN_MEM || emitter[i->id] == NULL || insn_table[i->id].attributes & A_END || i->id == INSN_push_Zv ||
            i->id == INSN_pop_Zv || i->id == INSN_push_Iz || i->id == INSN_push_Ib || i->id == INSN_leave || i->id == INSN_div_Ev ||
-           i->id == INSN_div_Eb || i->id == INSN_push_Ev || i->id == INSN_idiv_Ev || emitter[i->id] == translate_string;
+           i->id == INSN_div_Eb || i->id == INSN_push_Ev || i->id == INSN_idiv_Ev || leaves(emitter[i->id]);
 }
 
 bool flags_dead_after(const Emit *e, uint32_t mask)
@@ -209,7 +215,15 @@ uint32_t written_registers(const Insn *i)
         return 1u << RCX;
     if (fn == translate_bmi)
         return (s[0] == 'G' ? 1u << i->reg : 0) | (s[0] == 'B' || i->id == INSN_mulx ? 1u << i->vvvv : 0);
-    if (fn == translate_push_rm || fn == translate_push || fn == translate_push_imm || fn == translate_call || fn == translate_call_ev || fn == translate_ret)
+    if (fn == translate_cli || fn == translate_swapgs || fn == translate_fence || (fn == translate_bit_string && i->flags & INSN_MEM))
+        return 0;
+    if (i->id == INSN_bt_EvGv)
+        return 0;
+    if (fn == translate_base || fn == translate_bit_string)
+        return 1u << i->rm;
+    if (fn == translate_xlat || fn == translate_cmpxchg_pair)
+        return 1u << RAX | 1u << RDX;
+    if (fn == translate_pushf || fn == translate_push_rm || fn == translate_push || fn == translate_push_imm || fn == translate_call || fn == translate_call_ev || fn == translate_ret)
         return 1u << RSP;
     if (fn == translate_pop)
         return 1u << RSP | 1u << i->rm;

@@ -40,7 +40,7 @@ static Use use_of(const Insn *i, unsigned base)
         u.lost = true;
         return u;
     }
-    bool pushes = fn == translate_push || fn == translate_push_imm || fn == translate_call || fn == translate_call_ev;
+    bool pushes = fn == translate_push || fn == translate_push_imm || fn == translate_pushf || fn == translate_call || fn == translate_call_ev;
     if (i->flags & INSN_MEM && fn != translate_lea && fn != translate_nothing && i->base == base && plain(i)) {
         u.access = emit_memory_operand(i, &u.size, &u.write);
         u.low = (int64_t)i->disp;

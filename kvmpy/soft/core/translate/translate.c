@@ -118,8 +118,7 @@ bool emit_addressable(const Insn *i)
     return !(i->flags & INSN_CHECK) && i->amask != 0xffff && !(i->index != ZERO_REG && i->index == RSP);
 }
 
-/* rcx = the linear address of the ModRM operand, which is addressable. */
-static void emit_address(Emit *e)
+void emit_address(Emit *e)
 {
     const Insn *i = e->i;
     emit_effective(e, H_RCX);
