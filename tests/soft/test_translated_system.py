@@ -126,8 +126,10 @@ def with_timer(guest: Guest) -> None:
 def test_interrupts_come_behind_the_same_instruction(seed: int) -> None:
     """The timer fires every 200 us, as long as 200000 instructions take, into code that shuts interrupts out and lets them in again."""
     choose = random.Random(seed)
-    pieces = ["cli", "sti", "sti", "cli\n sti", "pushf\n cli\n inc %edx\n popf", "pushf\n pop %rbx", "inc %edx", "sti\n inc %edx\n cli",
-              "jmp 1f\n 1:", "push $0x202\n popf", "push $0x2\n popf", "push $0x246\n popf\n inc %edx", "sti\n jmp 1f\n 1: cli"]  # fmt: skip
+    pieces = (
+        "cli", "sti", "sti", "cli\n sti", "pushf\n cli\n inc %edx\n popf", "pushf\n pop %rbx", "inc %edx", "sti\n inc %edx\n cli",
+        "jmp 1f\n 1:", "push $0x202\n popf", "push $2\n popf", "push $0x246\n popf\n inc %edx", "sti\n jmp 1f\n 1: cli",
+    )  # fmt: skip
     loop = "\n".join(choose.choice(pieces) for _ in range(40))
     code = assemble(INTERRUPTS + f"mov $100000, %ecx\n again: {loop}\n sti\n dec %ecx\n jnz again\n out %al, $0xf4", 64, CODE)
     with alike(code, IO, with_timer, chips=True) as guest:
