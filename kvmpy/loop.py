@@ -1,6 +1,6 @@
 """The machine loop: runs vCPUs, serves their exits, and ends with a verdict.
 
-Where the backend is threaded (KVM) every vCPU has a thread; elsewhere one thread takes what `Vm.run` gives.
+Where the backend is threaded (KVM, the software CPU with vCPUs in parallel) every vCPU has a thread; elsewhere one thread takes what `Vm.run` gives.
 Devices, timers and posted calls all run under one lock.
 """
 
@@ -242,6 +242,9 @@ class Loop:
             while self.verdict is None:
                 reason = run()
                 if reason == EXIT_INTR:
+                    if self.rung is not None:
+                        with self.lock:
+                            self.rung()
                     self.look_for_halt(seat)
                     continue
                 acquire()

@@ -58,6 +58,7 @@ class Machine(Inspection):
     `serial` is the end of COM1, or a sequence of ends for COM1 to COM4: a text as `--serial` takes it ("stdio", "file:PATH", "pty",
     "unix:PATH", "none"), a CharEnd, or None: then output is kept in `machine.serial`, a Capture.
     `translate` is for the software CPU: "on", "off", or how often a block runs before it is translated to host code.
+    `parallel`: the software CPU's vCPUs run beside each other, each in a thread of its own, as KVM's always do; else they take turns.
     `on_reset` says what a reset asked for by the guest does: "stop" ends the run with Reset, "reboot" starts the image again.
     Raises ConfigError for what cannot be built and HostError or MissingCapability for what the host refuses.
     """
@@ -79,6 +80,7 @@ class Machine(Inspection):
         assist: bool = True,
         on_reset: str = "stop",
         translate: int | str | None = None,
+        parallel: bool = False,
     ) -> None:
         if not isinstance(cpus, int) or not 1 <= cpus <= MOST_CPUS:
             raise ConfigError(f"{cpus} CPUs: a machine has 1 to {MOST_CPUS}")
@@ -107,7 +109,7 @@ class Machine(Inspection):
         self.device_events: Counter[str] = Counter()
         """What devices reported, by "device: event"."""
         try:
-            self._build(memory, cpus, cpu, machine, backend, devices, net, clock, serial, console, disks, assist, translate)
+            self._build(memory, cpus, cpu, machine, backend, devices, net, clock, serial, console, disks, assist, translate, parallel)
         except BaseException:
             self.close()
             raise
@@ -115,7 +117,7 @@ class Machine(Inspection):
     def _build(
         self, memory: int | str, cpus: int, cpu: str, machine: str, backend: str | Backend, devices: Sequence[Device | VirtioDevice],
         net: Sequence[str | NetSpec], clock: str, serial: End | Sequence[End] | None, console: End | None,
-        disks: Sequence[Path | DiskSpec], assist: bool, translate: int | str | None,
+        disks: Sequence[Path | DiskSpec], assist: bool, translate: int | str | None, parallel: bool,
     ) -> None:
         from kvmpy.board import Parts, make_board
         from kvmpy.disks import Disks
@@ -123,7 +125,7 @@ class Machine(Inspection):
         self.memory = GuestMemory(memory)
         self.memory.spaces = lambda cpu: importlib.import_module("kvmpy.debug.spaces").space_of(self, cpu)
         self._closers.append(self.memory.close)
-        self.backend = self._open_backend(backend, clock, translate)
+        self.backend = self._open_backend(backend, clock, translate, parallel)
         self.vm: Vm = self.backend.create_vm()
         self._closers.append(self.vm.close)
         if getattr(self.backend, "threshold", 0) and not getattr(self.vm, "translating", True):
@@ -197,20 +199,23 @@ class Machine(Inspection):
     def _make_doorbells(self) -> Doorbells | None:
         doorbells = make_doorbells(self.vm, self.loop.post)
         if doorbells is not None:
-            if not self.vm.threaded:
+            if self.vm.name == "soft":
                 self.loop.rung = doorbells.serve
             self.loop.at_rest.append(doorbells.serve)  # before the devices': it gives them work
             self._closers.append(doorbells.close)
         return doorbells
 
-    def _open_backend(self, backend: str | Backend, clock: str, translate: int | str | None) -> Backend:
+    def _open_backend(self, backend: str | Backend, clock: str, translate: int | str | None, parallel: bool) -> Backend:
         if not isinstance(backend, str):
             if translate is not None:
                 raise ConfigError("translate: the backend is made already, and has a parameter of that name")
+            if parallel:
+                raise ConfigError("parallel: the backend is made already, and has a parameter of that name")
             return backend
         from kvmpy.backends import open_backend
 
-        opened = open_backend("soft" if backend == "auto" and clock == "virtual" else backend, clock=clock, translate=translate)
+        name = "soft" if backend == "auto" and clock == "virtual" else backend
+        opened = open_backend(name, clock=clock, translate=translate, parallel=parallel)
         if translate is not None and opened.name != "soft":
             raise ConfigError(f"translate: only the software CPU translates, and the backend is {opened.name}")
         close = getattr(opened, "close", None)

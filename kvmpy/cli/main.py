@@ -150,7 +150,8 @@ def add_run_options(run: argparse.ArgumentParser) -> None:
     add = run.add_argument_group("machine").add_argument
     add("--machine", default="pc", metavar="TYPE", help="pc (PCI, BIOS) or micro (serial ports and virtio-mmio only) (default pc)")
     add("--memory", "-m", default="128M", metavar="SIZE", help="RAM, for instance 64M, 2G (default 128M)")
-    add("--cpus", default="1", metavar="N", help="number of vCPUs (default 1)")
+    add("--cpus", "--smp", default="1", metavar="N[,parallel]",
+        help="number of vCPUs (default 1); parallel: each in a thread of its own, not in turns (always so on KVM)")
     add("--cpu", default="max", metavar="MODEL", help="max, x86-64-v1, -v2, -v3, then ,+feature ,-feature (default max)")
     add("--backend", default="auto", metavar="B", help="auto, kvm or soft (default auto)")
     add("--clock", default="host", metavar="C", help="host, or virtual: time counted in instructions (soft only)")

@@ -101,11 +101,12 @@ def run(arguments: Namespace, watch: Watch | None = None) -> int:
 
 def make_machine(arguments: Namespace, ends: list[CharEnd], log: Callable[[str], None], backend: Backend | None = None) -> Machine:
     """The machine that the options tell, loaded and with its symbols, not yet run. `ends` are those of its serial ports."""
+    cpus, parallel = _cpus(arguments.cpus)
     machine = Machine(
-        arguments.memory, _count(arguments.cpus), arguments.cpu, machine=arguments.machine, backend=backend or _backend(arguments, log),
+        arguments.memory, cpus, arguments.cpu, machine=arguments.machine, backend=backend or _backend(arguments, log),
         clock=arguments.clock, serial=ends, console=arguments.debugcon, devices=_devices(arguments.device), disks=arguments.disk,
         net=arguments.net, assist=not arguments.no_assist, on_reset="stop" if arguments.no_reboot else "reboot",
-        translate=arguments.translate,
+        translate=arguments.translate, parallel=parallel,
     )
     try:
         if arguments.dump_translation is not None or arguments.perf_map:
@@ -166,9 +167,13 @@ def symbol_file(text: str) -> tuple[str, int | None]:
         raise ConfigError(f"--symbols {text}: FILE or FILE@OFFSET is wanted") from None
 
 
-def _count(text: str) -> int:
+def _cpus(text: str) -> tuple[int, bool]:
+    """Number of vCPUs, and whether they run in parallel: of N or N,parallel."""
+    number, comma, how = text.partition(",")
+    if comma and how != "parallel":
+        raise ConfigError(f"--cpus {text}: N or N,parallel is wanted")
     try:
-        return int(text)
+        return int(number), bool(comma)
     except ValueError:
         raise ConfigError(f"--cpus {text}: a number is wanted") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 
 from kvmpy.errors import ConfigError
 from kvmpy.native import CData, check, ffi, lib
@@ -45,16 +46,22 @@ class SoftBackend:
 
     `tsc_khz` is the TSC's frequency; 0 takes the core's own (1 GHz). `translate`: blocks that have run so often are translated to
     host code, 0 or "off": everything is interpreted, None: as `threshold_of` says. `code_cache`: bytes for the translations of one
-    VM, which are all dropped when it is full. Raises ConfigError.
+    VM, which are all dropped when it is full. `parallel`: each vCPU runs in a thread of its own, beside the others, else they take
+    turns. Raises ConfigError.
     """
 
     name = "soft"
 
     def __init__(
-        self, clock: str = "host", tsc_khz: int = 0, translate: int | str | None = None, code_cache: int = lib.KP_CODE_CACHE
+        self, clock: str = "host", tsc_khz: int = 0, translate: int | str | None = None, code_cache: int = lib.KP_CODE_CACHE,
+        parallel: bool = False,
     ) -> None:
         if clock not in CLOCKS:
             raise ConfigError(f"clock {clock!r}: one of {', '.join(CLOCKS)}")
+        if parallel and clock == "virtual":
+            raise ConfigError("parallel: virtual time counts the instructions of vCPUs in turns; leave parallel out, or take the host's clock")
+        if parallel and platform.machine() != "x86_64":
+            raise ConfigError("parallel: only hosts with an x86-64 processor keep the guest's memory order; leave parallel out")
         if not 0 <= tsc_khz < 1 << 32:
             raise ConfigError(f"a TSC of {tsc_khz} kHz")
         self.clock = clock
@@ -63,10 +70,11 @@ class SoftBackend:
             raise ConfigError(f"a code cache of {code_cache} bytes: {lib.KP_CODE_CACHE_LEAST} to {lib.KP_CODE_CACHE_MOST}")
         self.threshold = threshold_of(translate)
         self.code_cache = code_cache
+        self.parallel = parallel
 
     def create_vm(self) -> SoftVm:
         """A VM without memory and vCPUs; one that interprets where the host forbids executable memory (`SoftVm.translating`)."""
-        vm = SoftVm(self.clock == "virtual", self.tsc_khz)
+        vm = SoftVm(self.clock == "virtual", self.tsc_khz, self.parallel)
         if self.threshold:
             vm.translate(self.threshold, self.code_cache)
         return vm

@@ -1,11 +1,11 @@
-"""A virtual machine of the software CPU: memory, vCPUs in turns, chips, time."""
+"""A virtual machine of the software CPU: memory, vCPUs in turns or in parallel, chips, time."""
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
 
-from kvmpy.errors import HostError
+from kvmpy.errors import ConfigError, HostError
 from kvmpy.native import CData, check, ffi, lib
 from kvmpy.soft.vcpu import SoftVcpu
 
@@ -16,23 +16,27 @@ _TAKEN = 1024
 _COVERAGE_PAGES = 64
 _U32 = (1 << 32) - 1
 
+TRACEABLE = frozenset(("io", "mmio", "msr", "cpuid", "irq", "exception", "hypercall", "block", "instruction", "memory"))
+
 Pair = tuple[int, int]
 Rule = tuple[int, int, int, Pair, Pair, Pair, Pair, Pair, Pair]
 
 
 class SoftVm:
-    """One VM. Made by SoftBackend.create_vm. Its vCPUs run in the one thread that calls `run`; interrupt lines, messages and
-    kicks may come from any thread. The host's pages behind memory slots belong to the caller and must outlive the VM."""
+    """One VM. Made by SoftBackend.create_vm. Its vCPUs run in the one thread that calls `run`, or with `parallel` each in a thread of
+    its own, by `SoftVcpu.run`; interrupt lines, messages, kicks, and what is told of memory may come from any thread. The host's
+    pages behind memory slots belong to the caller and must outlive the VM."""
 
     name = "soft"
-    threaded = False
-    traceable = frozenset(
-        ("io", "mmio", "msr", "cpuid", "irq", "exception", "hypercall", "block", "instruction", "memory"))
 
-    def __init__(self, virtual_clock: bool = False, tsc_khz: int = 0) -> None:
+    def __init__(self, virtual_clock: bool = False, tsc_khz: int = 0, parallel: bool = False) -> None:
         self._vm: CData = lib.kp_vm_create(int(virtual_clock), tsc_khz)
         if not self._vm:
             raise HostError("kp_vm_create", errno.ENOMEM)
+        if parallel:
+            check("kp_vm_set_parallel", lib.kp_vm_set_parallel(self._vm))
+        self.threaded = parallel
+        self.traceable: frozenset[str] = frozenset(("msr",)) if parallel else TRACEABLE
         self.virtual_clock = virtual_clock
         self.vcpus: dict[int, SoftVcpu] = {}
         self.translating = False
@@ -84,7 +88,7 @@ class SoftVm:
         return ffi.string(name).decode() if name else None
 
     def run(self) -> SoftVcpu:
-        """Runs the vCPUs in turns until one exits, and gives that one; KVM_EXIT_INTR stands in its record after a kick or a
+        """Runs the vCPUs, which are not parallel, in turns until one exits, and gives that one; KVM_EXIT_INTR stands in its record after a kick or a
         deadline. Signal handlers of Python run meanwhile; what they raise passes through."""
         pointer = self._pointer()
         while True:
@@ -200,6 +204,8 @@ class SoftVm:
     def set_coverage(self, on: bool, *, branches: bool = False, spaces: bool = False) -> None:
         """Records what is executed from now on, added to what there is; `branches`: also which ways conditional jumps go, `spaces`:
         user pages apart by CR3. Between two runs."""
+        if on and self.threaded:
+            raise ConfigError("coverage is recorded of vCPUs in turns: leave parallel out")
         flags = (lib.KP_COVERAGE_BRANCHES if branches else 0) | (lib.KP_COVERAGE_SPACES if spaces else 0)
         check("kp_vm_set_coverage", lib.kp_vm_set_coverage(self._pointer(), flags | lib.KP_COVERAGE_ON if on else 0))
 

@@ -68,6 +68,8 @@ class Watcher:
         for kind in sorted(chosen.named - SERVED - self.vm.traceable):
             if kind == "ioctl":
                 raise ConfigError("ioctl: calls of another process, which a machine does not have")
+            if self.vm.name == "soft":
+                raise MissingCapability(f"{kind}: told only of vCPUs in turns: leave parallel out")
             raise MissingCapability(f"{kind}: {_WHY[kind]} (the software CPU tells them: --backend soft)")
 
     def add(self, sink: Sink) -> None:
@@ -81,7 +83,7 @@ class Watcher:
     @property
     def core_kinds(self) -> frozenset[str]:
         """Kinds that the backend's own trace tells."""
-        kinds: frozenset[str] = self.vm.traceable if hasattr(self.vm, "set_trace") else frozenset()
+        kinds: frozenset[str] = frozenset() if self.vm.threaded else self.vm.traceable
         return kinds
 
     def locked(self, change: Callable[[], None], *, wait: bool = False) -> None:

@@ -10,6 +10,7 @@
 #include "exec.h"
 #include "fpenv.h"
 #include "monitor.h"
+#include "parallel.h"
 #include "system.h"
 #include "translate/translate.h"
 #include "run.h"
@@ -55,6 +56,7 @@ void kp_vm_destroy(Vm *vm)
     trace_destroy(vm);
     coverage_destroy(vm);
     free(vm->point);
+    parallel_destroy(vm);
     for (uint32_t n = 0; n < vm->cpu_count; n++)
         if (vm->cpu[n]) {
             lapic_destroy(vm->cpu[n]->lapic);
@@ -78,7 +80,7 @@ static void flush_all_tlbs(Vm *vm)
             tlb_flush_all(vm->cpu[n]);
 }
 
-int kp_vm_set_memory(Vm *vm, uint32_t id, uint64_t gpa, void *host, uint64_t size, uint32_t flags)
+static int set_memory(Vm *vm, uint32_t id, uint64_t gpa, void *host, uint64_t size, uint32_t flags)
 {
     if ((gpa | size | (uintptr_t)host) & 0xfff)
         return -EINVAL;
@@ -117,7 +119,15 @@ int kp_vm_set_memory(Vm *vm, uint32_t id, uint64_t gpa, void *host, uint64_t siz
     return 0;
 }
 
-int kp_vm_memory_written(Vm *vm, uint64_t gpa, uint64_t size)
+int kp_vm_set_memory(Vm *vm, uint32_t id, uint64_t gpa, void *host, uint64_t size, uint32_t flags)
+{
+    core_lock(vm);
+    int result = set_memory(vm, id, gpa, host, size, flags);
+    core_unlock(vm);
+    return result;
+}
+
+static void memory_written(Vm *vm, uint64_t gpa, uint64_t size)
 {
     Slot *s;
     while (size && (s = vm_slot(vm, gpa))) { /* a range may run on into the next slot */
@@ -133,21 +143,31 @@ int kp_vm_memory_written(Vm *vm, uint64_t gpa, uint64_t size)
         gpa += part;
         size -= part;
     }
+}
+
+int kp_vm_memory_written(Vm *vm, uint64_t gpa, uint64_t size)
+{
+    core_lock(vm);
+    memory_written(vm, gpa, size);
+    core_unlock(vm);
     return 0;
 }
 
 int kp_vm_ranges_written(Vm *vm, const struct kp_range *range, uint32_t count, uint64_t size)
 {
+    core_lock(vm);
     for (uint32_t n = 0; n < count && size; n++) {
         uint64_t part = range[n].size < size ? range[n].size : size;
-        kp_vm_memory_written(vm, range[n].gpa, part);
+        memory_written(vm, range[n].gpa, part);
         size -= part;
     }
+    core_unlock(vm);
     return 0;
 }
 
-int kp_vm_dirty_log(Vm *vm, uint32_t id, uint8_t *bitmap, uint64_t bitmap_bytes)
+static int dirty_log(Vm *vm, uint32_t id, uint8_t *bitmap, uint64_t bitmap_bytes)
 {
+    core_stop(vm);
     for (uint32_t n = 0; n < vm->slot_count; n++)
         if (vm->slot[n].id == id) {
             if (!vm->slot[n].dirty)
@@ -163,21 +183,33 @@ int kp_vm_dirty_log(Vm *vm, uint32_t id, uint8_t *bitmap, uint64_t bitmap_bytes)
     return -ENOENT;
 }
 
+int kp_vm_dirty_log(Vm *vm, uint32_t id, uint8_t *bitmap, uint64_t bitmap_bytes)
+{
+    core_lock(vm);
+    int result = dirty_log(vm, id, bitmap, bitmap_bytes);
+    core_unlock(vm);
+    return result;
+}
+
 int kp_vm_set_doorbells(Vm *vm, const struct kp_doorbell *doorbells, uint32_t count)
 {
     if (count > KP_DOORBELLS)
         return -EINVAL;
+    core_lock(vm);
     if (count)
         memcpy(vm->doorbell, doorbells, count * sizeof *doorbells);
     vm->doorbell_count = count;
     vm->rung = 0;
+    core_unlock(vm);
     return 0;
 }
 
 uint64_t kp_vm_take_doorbells(Vm *vm)
 {
+    core_lock(vm);
     uint64_t rung = vm->rung;
     vm->rung = 0;
+    core_unlock(vm);
     return rung;
 }
 
@@ -185,8 +217,13 @@ uint64_t kp_vm_now(Vm *vm) { return vm_now(vm); }
 
 int kp_vm_set_deadline(Vm *vm, uint64_t ns)
 {
+    core_lock(vm);
     vm->deadline = ns;
     vm->timers_changed = true;
+    for (uint32_t n = 0; vm->parallel && n < vm->cpu_count; n++)
+        if (vm->cpu[n])
+            cpu_end_slice(vm->cpu[n]);
+    core_unlock(vm);
     return 0;
 }
 
@@ -201,6 +238,7 @@ int kp_vm_set_user_msrs(Vm *vm, uint32_t reasons, const uint32_t *ranges, uint32
 {
     if (count > ARRAY_SIZE(vm->msr_range))
         return -EINVAL;
+    core_lock(vm);
     vm->user_msr_reasons = reasons;
     vm->msr_range_count = count;
     for (uint32_t n = 0; n < count; n++) {
@@ -208,6 +246,7 @@ int kp_vm_set_user_msrs(Vm *vm, uint32_t reasons, const uint32_t *ranges, uint32
         vm->msr_range[n].count = ranges[3 * n + 1];
         vm->msr_range[n].flags = ranges[3 * n + 2];
     }
+    core_unlock(vm);
     return 0;
 }
 
@@ -222,6 +261,7 @@ Cpu *kp_vcpu_create(Vm *vm, uint32_t index)
     if (c == MAP_FAILED || record == MAP_FAILED)
         goto failed;
     c->vm = vm;
+    c->parallel = vm->parallel;
     c->self = c;
     c->index = index;
     c->record = record;
@@ -404,7 +444,9 @@ int kp_vcpu_set_cpuid(Cpu *c, const struct kvm_cpuid_entry2 *entries, uint32_t c
     c->cpuid_count = count;
     cpuid_changed(c);
     cpu_update_mode(c);
+    core_lock(c->vm);
     code_drop_all(c->vm); /* which instructions exist may differ now */
+    core_unlock(c->vm);
     tlb_flush_all(c);
     return 0;
 }
@@ -488,11 +530,13 @@ int kp_vcpu_set_mp_state(Cpu *c, const struct kvm_mp_state *s)
 {
     if (s->mp_state > KVM_MP_STATE_SIPI_RECEIVED)
         return -EINVAL;
+    core_lock(c->vm);
     c->halted = s->mp_state == KVM_MP_STATE_HALTED;
     monitor_disarm(c);
     c->wait_sipi = s->mp_state == KVM_MP_STATE_UNINITIALIZED || s->mp_state == KVM_MP_STATE_INIT_RECEIVED ||
                    s->mp_state == KVM_MP_STATE_SIPI_RECEIVED;
     c->sipi_pending = s->mp_state == KVM_MP_STATE_SIPI_RECEIVED;
+    core_unlock(c->vm);
     return 0;
 }
 
@@ -511,8 +555,10 @@ int kp_vcpu_interrupt(Cpu *c, uint32_t vector)
 
 int kp_vcpu_nmi(Cpu *c)
 {
+    core_lock(c->vm);
     c->nmi_pending = true;
     cpu_attention(c);
+    core_unlock(c->vm);
     return 0;
 }
 
@@ -534,7 +580,9 @@ int kp_vcpu_set_guest_debug(Cpu *c, const struct kvm_guest_debug *debug)
     bool registers = (c->guest_debug.control | debug->control) & KVM_GUESTDBG_USE_HW_BP;
     c->guest_debug = *debug;
     if (registers) {
+        core_lock(c->vm);
         code_drop_all(c->vm);
+        core_unlock(c->vm);
         tlb_flush_all(c);
     }
     cpu_attention(c);

@@ -1,7 +1,7 @@
 /* kp_* functions of the interrupt chips and of time: checks of existence, and errors as the KVM ioctls give them. */
 #include <errno.h>
 
-#include "vm.h"
+#include "parallel.h"
 
 int kp_vm_create_irqchip(KpVm *vm)
 {
@@ -28,13 +28,20 @@ int kp_vm_irq_line(KpVm *vm, uint32_t gsi, int level)
 {
     if (!vm->chips)
         return -ENXIO;
+    core_lock(vm);
     chips_irq_line(vm->chips, gsi, level);
+    core_unlock(vm);
     return 0;
 }
 
 int kp_vm_signal_msi(KpVm *vm, uint64_t address, uint32_t data)
 {
-    return vm->chips ? chips_signal_msi(vm->chips, address, data) : -EINVAL;
+    if (!vm->chips)
+        return -EINVAL;
+    core_lock(vm);
+    int count = chips_signal_msi(vm->chips, address, data);
+    core_unlock(vm);
+    return count;
 }
 
 int kp_vm_get_irqchip(KpVm *vm, struct kvm_irqchip *chip) { return vm->chips ? chips_get_irqchip(vm->chips, chip) : -ENXIO; }

@@ -7,6 +7,7 @@
 
 #include "coverage.h"
 #include "exec.h"
+#include "parallel.h"
 #include "run.h"
 #include "translate/translate.h"
 
@@ -98,7 +99,8 @@ static void mark_bytes(struct CodePage *page, uint64_t phys, const Block *b)
 
 static int page_slot(const Block *b, uint64_t page) { return (b->phys & ~0xfffull) == page ? 0 : 1; }
 
-static void add_to_page(Cpu *c, Block *b, uint64_t page)
+/* Code is about to be read from a page: stores into it must take the slow path from now on. */
+static void claim_page(Cpu *c, uint64_t page)
 {
     struct CodePage **p = code_page(c->vm, page);
     if (!p)
@@ -109,10 +111,17 @@ static void add_to_page(Cpu *c, Block *b, uint64_t page)
             return; /* without the note the page would keep stale code: block_build drops the block again */
     }
     if (!(*p)->first && !(*p)->kept)
-        tlb_flush_phys(c->vm, page); /* stores into it must take the slow path from now on */
+        tlb_flush_phys(c->vm, page);
+    (*p)->kept = KEPT;
+}
+
+static void add_to_page(Cpu *c, Block *b, uint64_t page)
+{
+    struct CodePage **p = code_page(c->vm, page);
+    if (!p || !*p)
+        return;
     b->page_next[page_slot(b, page)] = (*p)->first;
     (*p)->first = b;
-    (*p)->kept = KEPT;
     mark_bytes(*p, page, b);
 }
 
@@ -205,6 +214,7 @@ static bool page_written(Vm *vm, uint64_t phys, unsigned size)
         (*p)->kept--;
     if (!p || !*p || !(*p)->first || !bytes_marked(*p, first, last))
         return false;
+    core_stop(vm);
     struct CodePage *page = *p;
     Block *next;
     for (Block *b = page->first; b; b = next) {
@@ -241,6 +251,7 @@ bool code_written(Vm *vm, uint64_t phys, uint64_t size)
 void code_drop_all(Vm *vm)
 {
     struct CodeMap *m = vm->code;
+    core_stop(vm);
     for (unsigned h = 0; h < 1u << HASH_BITS; h++) {
         for (Block *b = m->hash[h]; b; b = b->hash_next) {
             b->mode = ~0u;
@@ -265,6 +276,14 @@ void code_drop_all(Vm *vm)
     m->epoch++;
 }
 
+void code_flush(Vm *vm)
+{
+    code_drop_all(vm);
+    vm->code->used = 0;
+    if (vm->translator)
+        translator_forget(vm->translator);
+}
+
 /* Makes room for a block; blocks in it go stale only when nothing runs in them any more: the arena is reused from its start,
    and what the present handler still reads of its own block is overwritten only by the block that is built now, after it. */
 static Block *allocate(Cpu *c)
@@ -272,6 +291,10 @@ static Block *allocate(Cpu *c)
     struct CodeMap *m = c->vm->code;
     size_t need = sizeof(Block) + (BLOCK_MAX + 1) * sizeof(Insn) + 2 * BLOCK_MAX * sizeof(exec_fn) + 64;
     if (m->used + need > ARENA_SIZE) {
+        if (c->parallel) { /* others may stand in blocks */
+            core_want_flush(c);
+            unwind(c, UNWIND_FLUSH);
+        }
         code_drop_all(c->vm);
         c->stat[STAT_CODE_FLUSHES]++;
         m->used = 0;
@@ -336,11 +359,12 @@ void block_arm(Vm *vm, Block *b)
 static Block *build(Cpu *c, const TlbEntry *e, uint64_t linear)
 {
     Block *b = allocate(c);
-    const uint8_t *bytes = (const uint8_t *)(uintptr_t)(linear + e->addend);
+    const uint8_t *bytes = (const uint8_t *)(uintptr_t)(linear + e->addend); /* which stay valid, unlike the entry */
     unsigned avail = 0x1000 - (unsigned)(linear & 0xfff), at = 0;
     uint64_t rip = c->rip;
     b->rip = rip;
     b->phys = e->phys + (linear & 0xfff);
+    claim_page(c, b->phys & ~0xfffull);
     b->space = code_space(c);
     b->phys2 = NO_PAGE;
     b->mode = c->mode;
@@ -363,8 +387,9 @@ static Block *build(Cpu *c, const TlbEntry *e, uint64_t linear)
             memcpy(joined, bytes + at, here);
             const TlbEntry *e2 = mem_fetch(c, in_64bit(c) ? linear + here : (uint32_t)(linear + here));
             uint64_t next = in_64bit(c) ? linear + here : (uint32_t)(linear + here);
-            memcpy(joined + here, (const void *)(uintptr_t)(next + e2->addend), 15 - here);
             b->phys2 = e2->phys;
+            claim_page(c, b->phys2);
+            memcpy(joined + here, (const void *)(uintptr_t)(next + e2->addend), 15 - here);
             len = decode(c, joined, 15, rip, c->mode, i);
         }
         i->block = b;
@@ -423,6 +448,7 @@ Block *block_find(Cpu *c)
     struct JumpCacheEntry *j = &c->jump[(c->rip ^ c->rip >> JUMP_CACHE_BITS) & ((1u << JUMP_CACHE_BITS) - 1)];
     if (j->generation == c->tlb_generation && j->block->rip == c->rip && j->block->mode == c->mode)
         return j->block;
+    bool taken = core_take(c);
     check_code_bounds(c, c->rip);
     uint64_t linear = fetch_address(c, c->rip);
     const TlbEntry *e = mem_fetch(c, linear);
@@ -442,6 +468,7 @@ Block *block_find(Cpu *c)
         b = build(c, mem_fetch(c, linear), linear);
     j->block = b;
     j->generation = c->tlb_generation;
+    core_give(c, taken);
     return b;
 }
 
@@ -451,14 +478,19 @@ const Insn *block_chain(Cpu *c, Block *from, int n)
         cover_edge(c, from, n);
     if (c->budget <= 0 || c->attention || c->run->slow_steps)
         return NULL;
+    bool taken = core_take(c);
     uint64_t epoch = c->vm->code->epoch, from_rip = from->rip;
     uint32_t mode = from->mode;
     Block *b = block_find(c);
     if (c->vm->code->epoch == epoch && mode != ~0u) {
         bool same_page = ((b->rip ^ from_rip) & ~0xfffull) == 0 && ((b->phys ^ from->phys) & ~0xfffull) == 0 &&
                          b->phys2 == NO_PAGE && from->phys2 == NO_PAGE && (fetch_address(c, 0) & 0xfff) == 0;
-        from->link[n] = (Link){b, same_page ? 0 : c->tlb_generation};
+        if (!c->parallel)
+            from->link[n] = (Link){b, same_page ? 0 : c->tlb_generation};
+        else if (same_page)
+            __atomic_store_n(&from->link[n].to, b, __ATOMIC_RELEASE);
     }
+    core_give(c, taken);
     return enter_block(c, b);
 }
 

@@ -10,7 +10,7 @@
 /* A successor: valid while the block lives, and between pages only under the translations it was made with. */
 typedef struct {
     Block *to;
-    uint64_t generation; /* tlb_generation it holds under, or 0: always (same page) */
+    uint64_t generation; /* tlb_generation it holds under, or 0: always (same page). vCPUs in parallel have only such */
 } Link;
 
 struct Block {
@@ -79,6 +79,8 @@ bool code_written(Vm *vm, uint64_t phys, uint64_t size);
 /* Does the page hold decoded code? (then stores into it take the slow path) */
 bool code_in_page(Vm *vm, uint64_t phys);
 void code_drop_all(Vm *vm);
+/* All is dropped and the memory used anew: nothing may stand in the middle of a block. */
+void code_flush(Vm *vm);
 /* All blocks one by one: the next after `b`, the first after NULL. */
 Block *code_next(Vm *vm, const Block *b);
 /* Changes when all blocks are dropped. */
@@ -109,8 +111,9 @@ HOT_INLINE const Insn *jump_to(Cpu *c, const Insn *i, uint64_t target, int n)
     if (unlikely(!b))
         return NULL;
     Link *l = &b->link[n];
-    if (likely(l->to && (l->generation == 0 || l->generation == c->tlb_generation)))
-        return enter_block(c, l->to);
+    Block *to = __atomic_load_n(&l->to, __ATOMIC_RELAXED); /* another vCPU may set it meanwhile */
+    if (likely(to && (l->generation == 0 || l->generation == c->tlb_generation)))
+        return enter_block(c, to);
     return block_chain(c, b, n);
 }
 

@@ -229,6 +229,7 @@ struct Cpu {
     uint8_t sipi_vector;
     int16_t queued_interrupt;    /* vector of kp_vcpu_interrupt, or -1 */
     volatile uint32_t attention; /* look at events before the next block */
+    bool parallel;               /* vCPUs run on threads of their own, see parallel.h */
     uint64_t pending_debug;      /* DR6 bits to report once the present instruction has ended; DEBUG_POINT */
     bool alone;                  /* the present instruction runs alone: device accesses are allowed */
     struct kvm_guest_debug guest_debug;

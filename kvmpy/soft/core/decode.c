@@ -1,6 +1,7 @@
 /* The decoder. The table's lines are read once into lists of candidates per opcode; what else distinguishes them (mandatory
    prefix, ModRM, W, L, mode) is one word, the situation, compared under each line's mask. */
 #include "decode.h"
+#include "parallel.h"
 
 /* The situation of an instruction. */
 #define SIT_PFX 0x3u /* 0 none, 1 66, 2 F3, 3 F2 */
@@ -522,12 +523,16 @@ int decode(const Cpu *c, const uint8_t *bytes, unsigned avail, uint64_t rip, uin
         i->flags |= INSN_STACKSEG;
     if (!mode64 && (!(mode & MODE_FLAT) || i->seg == SEG_CS || i->seg >= SEG_FS))
         i->flags |= INSN_CHECK;
+    if (c && c->parallel && i->flags & INSN_MEM && (p.prefix & PFX_LOCK || i->id == INSN_xchg_EbGb || i->id == INSN_xchg_EvGv))
+        i->flags |= INSN_ATOMIC;
     i->exec = decode_handler(i);
     return i->len;
 }
 
 exec_fn decode_handler(const Insn *i)
 {
+    if (unlikely(i->flags & INSN_ATOMIC))
+        return exec_atomic;
     unsigned size = lines[i->id].form & FORM_BYTE ? 0 : i->osize == 8 ? 3 : i->osize == 4 ? 2 : 1;
     return insn_table[i->id].exec[(i->flags & INSN_MEM ? 4 : 0) + size];
 }

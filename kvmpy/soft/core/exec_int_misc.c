@@ -1,5 +1,6 @@
 /* Flag instructions, decimal arithmetic, BOUND, hints, fences, undefined instructions. */
 #include "exec_int.h"
+#include "parallel.h"
 
 EXEC(clc_any) { cc_change(c, FL_CF, 0); NEXT(); }
 EXEC(stc_any) { cc_change(c, FL_CF, FL_CF); NEXT(); }
@@ -113,10 +114,16 @@ BOUND(16)
 BOUND(32)
 SIZES(bound, bound_16, bound_32, bound_32)
 
+EXEC(pause_any)
+{
+    if (unlikely(c->parallel))
+        core_pause(c);
+    NEXT();
+}
+ONE(pause, pause_any)
 EXEC(no_operation) { NEXT(); }
 #define NOP(id) ONE(id, no_operation)
 NOP(nop)
-NOP(pause)
 NOP(prefetch)
 NOP(prefetchw)
 NOP(nop_0d)

@@ -35,6 +35,7 @@ struct Insn {
 #define INSN_VEXL 0x4u   /* VEX.L: 256 bits */
 #define INSN_VEX 0x8u
 #define INSN_CHECK 0x10u /* the memory operand needs its segment's checks (block not MODE_FLAT, or FS/GS/CS outside 64-bit mode) */
+#define INSN_ATOMIC 0x40u /* locked, or XCHG with memory, where vCPUs run in parallel */
 #define INSN_STACKSEG 0x20u /* faults of the memory operand are #SS, not #GP: its segment is SS */
 
 #define PFX_OPSIZE 0x1u /* 66 */

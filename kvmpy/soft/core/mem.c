@@ -2,6 +2,7 @@
 #include "mem.h"
 
 #include "monitor.h"
+#include "parallel.h"
 #include "run.h"
 #include "trace.h"
 
@@ -118,6 +119,18 @@ static uint64_t load_host(const void *p, unsigned size)
     return v;
 }
 
+/* By one load and one store where the processor has them for the size: another vCPU must not see it done in parts, or twice. */
+static void copy_once(void *p, const void *from, unsigned size)
+{
+    switch (size) {
+    case 1: memcpy(p, from, 1); break;
+    case 2: memcpy(p, from, 2); break;
+    case 4: memcpy(p, from, 4); break;
+    case 8: memcpy(p, from, 8); break;
+    default: memcpy(p, from, size); break;
+    }
+}
+
 static void *host_of(const TlbEntry *e, uint64_t linear) { return (void *)((uintptr_t)linear + e->addend); }
 
 /* Inside one page. */
@@ -138,7 +151,7 @@ static void read_part(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, uint
     }
     if (unlikely(watched_page(c, linear)))
         watch_access(c, i, linear, size, false);
-    memcpy(to, host_of(e, linear), size);
+    copy_once(to, host_of(e, linear), size);
     if (traced(c, KP_TRACE_MEMORY))
         trace_access(c, i, linear, to, size, false);
 }
@@ -165,7 +178,7 @@ static void write_part(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, con
         uint64_t n = (phys - slot->gpa) >> 12;
         slot->dirty[n >> 6] |= 1ull << (n & 63);
     }
-    memcpy(host_of(e, linear), from, size);
+    copy_once(host_of(e, linear), from, size);
     if (traced(c, KP_TRACE_MEMORY))
         trace_access(c, i, linear, from, size, true);
     if (code_in_page(c->vm, phys))
@@ -209,23 +222,29 @@ static void write_any(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, cons
 uint64_t mem_read_slow(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, unsigned size)
 {
     uint64_t v = 0;
+    bool taken = core_take(c);
     check_alignment(c, i, linear, size);
     read_any(c, i, seg, linear, (uint8_t *)&v, size, false);
+    core_give(c, taken);
     return v;
 }
 
 void mem_write_slow(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, unsigned size, uint64_t value)
 {
+    bool taken = core_take(c);
     check_alignment(c, i, linear, size);
     write_any(c, i, seg, linear, (const uint8_t *)&value, size, false);
+    core_give(c, taken);
 }
 
 static void probe(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, unsigned size, int access)
 {
     unsigned first = first_part(linear, size);
+    bool taken = core_take(c);
     entry(c, i, seg, linear, access, false);
     if (first < size)
         entry(c, i, seg, linear + first, access, false);
+    core_give(c, taken);
 }
 
 void mem_probe_read(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, unsigned size)
@@ -241,34 +260,44 @@ void mem_probe_write(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, unsig
 uint64_t mem_read_for_write_slow(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, unsigned size)
 {
     uint64_t v = 0;
+    bool taken = core_take(c);
     check_alignment(c, i, linear, size);
     mem_probe_write(c, i, seg, linear, size);
     read_any(c, i, seg, linear, (uint8_t *)&v, size, false);
+    core_give(c, taken);
     return v;
 }
 
 void mem_read_bytes(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, void *to, unsigned size)
 {
+    bool taken = core_take(c);
     check_alignment(c, i, linear, size);
     read_any(c, i, seg, linear, to, size, false);
+    core_give(c, taken);
 }
 
 void mem_write_bytes(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, const void *from, unsigned size)
 {
+    bool taken = core_take(c);
     check_alignment(c, i, linear, size);
     write_any(c, i, seg, linear, from, size, false);
+    core_give(c, taken);
 }
 
 uint64_t sys_read(Cpu *c, const Insn *i, uint64_t linear, unsigned size)
 {
     uint64_t v = 0;
+    bool taken = core_take(c);
     read_any(c, i, SEG_DS, linear, (uint8_t *)&v, size, true);
+    core_give(c, taken);
     return v;
 }
 
 void sys_write(Cpu *c, const Insn *i, uint64_t linear, unsigned size, uint64_t value)
 {
+    bool taken = core_take(c);
     write_any(c, i, SEG_DS, linear, (const uint8_t *)&value, size, true);
+    core_give(c, taken);
 }
 
 const TlbEntry *mem_fetch(Cpu *c, uint64_t linear)
@@ -353,13 +382,15 @@ uint64_t device_read(Cpu *c, const Insn *i, uint64_t phys, unsigned size)
 }
 
 /* Notes a write to a doorbell. */
-static bool ring_doorbell(Vm *vm, uint64_t phys, unsigned size, uint64_t value)
+static bool ring_doorbell(Cpu *c, uint64_t phys, unsigned size, uint64_t value)
 {
+    Vm *vm = c->vm;
     uint64_t bits = size < 8 ? (1ull << 8 * size) - 1 : ~0ull;
     for (uint32_t n = 0; n < vm->doorbell_count; n++) {
         const struct kp_doorbell *d = &vm->doorbell[n];
         if (d->gpa == phys && d->size == size && (!d->match || !((d->value ^ value) & bits))) {
             vm->rung |= 1ull << n;
+            c->run->rang = c->parallel;
             return true;
         }
     }
@@ -382,7 +413,7 @@ void device_write(Cpu *c, const Insn *i, uint64_t phys, unsigned size, uint64_t 
         return;
     }
     /* Rung twice by an instruction that begins anew is no more than rung. */
-    if (!ring_doorbell(c->vm, phys, size, value) && r->write_count < WRITE_MAX)
+    if (!ring_doorbell(c, phys, size, value) && r->write_count < WRITE_MAX)
         r->write[r->write_count++] = (PendingWrite){.phys = phys, .size = size, .value = value};
     c->access_linear = insn_address(c, i);
     c->attention = 1;

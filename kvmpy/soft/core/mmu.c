@@ -2,6 +2,7 @@
 #include "block.h"
 #include "cpu.h"
 #include "monitor.h"
+#include "parallel.h"
 #include "system.h"
 #include "vm.h"
 
@@ -62,12 +63,10 @@ typedef struct {
 /* Page tables without RAM behind them read as all-ones. */
 static uint64_t read_entry(Cpu *c, uint64_t phys, unsigned size)
 {
-    uint64_t v = 0;
     const void *p = phys_host(c, phys & c->a20_mask, size, false);
     if (!p)
         return size == 8 ? ~0ull : 0xffffffff;
-    memcpy(&v, p, size);
-    return v;
+    return size == 8 ? __atomic_load_n((const uint64_t *)p, __ATOMIC_RELAXED) : __atomic_load_n((const uint32_t *)p, __ATOMIC_RELAXED);
 }
 
 /* Takes the entry at `phys` into the walk; false where it ends it with a fault. */
@@ -204,18 +203,25 @@ static uint32_t allowed(const Cpu *c, const Walk *w, bool user, bool smap)
     return flags;
 }
 
-static void set_accessed_dirty(Cpu *c, Walk *w, bool write)
+/* False: another vCPU has changed an entry since it was read (SDM 3A 4.8: it is written by a locked operation). */
+static bool set_accessed_dirty(Cpu *c, Walk *w, bool write)
 {
     for (unsigned n = 0; n < w->steps; n++) {
         Step *s = &w->step[n];
         uint64_t bits = PTE_A | (write && n + 1 == w->steps ? PTE_D : 0);
         if ((s->value & bits) == bits)
             continue;
+        uint64_t before = s->value;
         s->value |= bits;
         void *p = phys_host(c, s->phys & c->a20_mask, w->entry_size, true);
-        if (p)
+        if (!p)
+            continue;
+        if (!c->parallel)
             memcpy(p, &s->value, w->entry_size);
+        else if (!atomic_exchange_if(p, w->entry_size, before, s->value))
+            return false;
     }
+    return true;
 }
 
 /* The log of walks holds linear pages with the size of the page in the low bits: each may stand in any of the tables at the
@@ -260,20 +266,25 @@ uint32_t mmu_walk(Cpu *c, uint64_t linear, int access, bool user, TlbEntry *out)
         log_fill(c, linear, 12, false);
     } else {
         Walk w;
-        walk(c, linear, &w);
-        bool smap = c->cr4 & CR4_SMAP && (implicit || c->cpl == 3 || !(c->eflags & FL_AC));
-        uint32_t need = access == ACCESS_READ ? TLBF_R : access == ACCESS_WRITE ? TLBF_W : TLBF_X;
-        uint32_t flags = w.fault ? 0 : allowed(c, &w, user, smap);
-        if (!(flags & need)) {
-            uint32_t error = w.fault ? w.fault : WALK_FAULT | PF_P;
-            bool fetch_bit = (c->cr4 & CR4_PAE && c->efer & EFER_NXE) || c->cr4 & CR4_SMEP;
-            if (access == ACCESS_WRITE)
-                error |= PF_W;
-            else if (access == ACCESS_EXEC && fetch_bit)
-                error |= PF_ID;
-            return error | (user ? PF_U : 0);
+        uint32_t flags;
+        for (;;) {
+            walk(c, linear, &w);
+            bool smap = c->cr4 & CR4_SMAP && (implicit || c->cpl == 3 || !(c->eflags & FL_AC));
+            uint32_t need = access == ACCESS_READ ? TLBF_R : access == ACCESS_WRITE ? TLBF_W : TLBF_X;
+            flags = w.fault ? 0 : allowed(c, &w, user, smap);
+            if (!(flags & need)) {
+                uint32_t error = w.fault ? w.fault : WALK_FAULT | PF_P;
+                bool fetch_bit = (c->cr4 & CR4_PAE && c->efer & EFER_NXE) || c->cr4 & CR4_SMEP;
+                if (access == ACCESS_WRITE)
+                    error |= PF_W;
+                else if (access == ACCESS_EXEC && fetch_bit)
+                    error |= PF_ID;
+                return error | (user ? PF_U : 0);
+            }
+            if (likely(set_accessed_dirty(c, &w, access == ACCESS_WRITE)))
+                break;
+            core_stop(c->vm); /* the next walk is of entries that stay */
         }
-        set_accessed_dirty(c, &w, access == ACCESS_WRITE);
         if (!(w.step[w.steps - 1].value & PTE_D))
             flags &= ~TLBF_W; /* the first write has to come back here */
         bool global = w.global && c->cr4 & CR4_PGE;
@@ -326,7 +337,7 @@ static void invalidate_index(Cpu *c, unsigned n)
     invalidate(&c->tlb_slow[n], n);
 }
 
-static void new_generation(Cpu *c) { c->tlb_generation = ++c->vm->generation; }
+static void new_generation(Cpu *c) { c->tlb_generation = next_generation(c); }
 
 void tlb_clear(Cpu *c)
 {
@@ -404,6 +415,7 @@ static void flush_phys_index(Cpu *c, unsigned n, uint64_t page)
 void tlb_flush_phys(Vm *vm, uint64_t phys)
 {
     uint64_t page = phys & ~0xfffull;
+    core_stop(vm);
     for (uint32_t k = 0; k < vm->cpu_count; k++) {
         Cpu *c = vm->cpu[k];
         if (!c)

@@ -6,6 +6,7 @@
 
 #include <unistd.h>
 
+#include "parallel.h"
 #include "system.h"
 
 bool page_monitored(const Vm *vm, uint64_t phys)
@@ -44,7 +45,9 @@ void monitor_stored(Vm *vm, uint64_t phys, uint64_t size)
         if (!c || !c->monitor_armed || phys >= c->monitor_line + MONITOR_LINE || c->monitor_line >= phys + size)
             continue;
         c->monitor_armed = false;
-        if (c->waiting && !vm->current) { /* by a device: the thread may sleep */
+        if (c->parallel)
+            cpu_attention(c);
+        else if (c->waiting && !vm->current) { /* by a device: the thread may sleep */
             uint64_t one = 1;
             if (write(vm->wake_fd, &one, sizeof one) < 0)
                 return; /* the counter is full: it is readable then anyway */

@@ -1,5 +1,6 @@
 /* Model-specific registers, as KVM gives them to a guest. SDM 4; Linux Documentation/virt/kvm/x86/msr.rst for 4b564dxx. */
 #include "chips.h"
+#include "parallel.h"
 #include "run.h"
 #include "system.h"
 #include "trace.h"
@@ -384,7 +385,7 @@ void msr_complete(Cpu *c)
     c->rip = c->msr_next_rip;
 }
 
-EXEC(read_msr)
+static const Insn *read_one(Cpu *c, const Insn *i)
 {
     CHECK_CPL0();
     uint32_t index = (uint32_t)c->gpr[RCX];
@@ -410,7 +411,7 @@ EXEC(read_msr)
     return NULL;
 }
 
-EXEC(write_msr)
+static const Insn *write_one(Cpu *c, const Insn *i)
 {
     CHECK_CPL0();
     uint32_t index = (uint32_t)c->gpr[RCX];
@@ -434,6 +435,22 @@ EXEC(write_msr)
         raise_gp0(c, i);
     exit_for_msr(c, i, index, true, value, reason);
     return NULL;
+}
+
+/* The clocks, and what they tell other vCPUs and chips of, are shared. */
+EXEC(read_msr)
+{
+    bool taken = core_take(c);
+    const Insn *next = read_one(c, i);
+    core_give(c, taken);
+    return next;
+}
+EXEC(write_msr)
+{
+    bool taken = core_take(c);
+    const Insn *next = write_one(c, i);
+    core_give(c, taken);
+    return next;
 }
 ONE(rdmsr, read_msr)
 ONE(wrmsr, write_msr)

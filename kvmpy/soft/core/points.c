@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "parallel.h"
 #include "run.h"
 #include "trace.h"
 
@@ -40,6 +41,8 @@ int kp_vm_set_debug_points(Vm *vm, const struct kp_debug_point *points, uint32_t
         }
         qsort(copy, breaks, sizeof *copy, by_address);
     }
+    core_lock(vm);
+    core_stop(vm);
     bool traced_memory = vm->tracing & TRACE_BIT(KP_TRACE_MEMORY);
     bool flush = watches || vm->watching, drop = breaks || vm->breaking;
     free(vm->point);
@@ -56,6 +59,7 @@ int kp_vm_set_debug_points(Vm *vm, const struct kp_debug_point *points, uint32_t
                 tlb_flush_all(vm->cpu[n]);
             cpu_attention(vm->cpu[n]);
         }
+    core_unlock(vm);
     return 0;
 }
 

@@ -14,6 +14,7 @@
 #include "exec.h"
 #include "fpenv.h"
 #include "monitor.h"
+#include "parallel.h"
 #include "system.h"
 
 #define SLICE 8192        /* instructions between looks at timers, kicks and user space */
@@ -59,7 +60,7 @@ static uint64_t host_ns(void)
 
 static uint64_t retired_now(const Vm *vm)
 {
-    return vm->retired + (vm->current ? (uint64_t)(vm->slice - vm->current->budget) : 0);
+    return vm->retired + (vm->current ? (uint64_t)(vm->current->run->slice - vm->current->budget) : 0);
 }
 
 /* The host's clock by its TSC, which is read in a tenth of the time: linear from the reading of both that began the slice.
@@ -67,6 +68,8 @@ static uint64_t retired_now(const Vm *vm)
 static uint64_t host_now(Vm *vm)
 {
     uint64_t ns;
+    if (vm->parallel)
+        return host_ns() - vm->clock_base;
     if (vm->current && vm->ns_per_tsc) {
         uint64_t tsc = __builtin_ia32_rdtsc();
         ns = vm->slice_ns + (tsc > vm->slice_tsc ? (uint64_t)((unsigned __int128)(tsc - vm->slice_tsc) * vm->ns_per_tsc >> 32) : 0);
@@ -78,7 +81,7 @@ static uint64_t host_now(Vm *vm)
 
 static void begin_slice_clock(Vm *vm)
 {
-    if (vm->virtual_clock)
+    if (vm->virtual_clock || vm->parallel)
         return;
     uint64_t ns = host_ns() - vm->clock_base, tsc = __builtin_ia32_rdtsc();
     if (!vm->first_tsc) {
@@ -103,7 +106,7 @@ uint64_t cpu_tsc(Cpu *c)
 
 uint64_t cpu_icount(const Cpu *c)
 {
-    return c->stat[STAT_INSTRUCTIONS] + (c->vm->current == c ? (uint64_t)(c->vm->slice - c->budget) : 0);
+    return c->stat[STAT_INSTRUCTIONS] + (c->run->slicing ? (uint64_t)(c->run->slice - c->budget) : 0);
 }
 
 /* ---- attention ---- */
@@ -112,11 +115,23 @@ void cpu_attention(Cpu *c)
 {
     c->run->check = true;
     __atomic_store_n(&c->attention, 1, __ATOMIC_RELEASE);
+    if (unlikely(c->parallel))
+        core_wake(c);
+}
+
+void cpu_end_slice(Cpu *c)
+{
+    __atomic_store_n(&c->run->ending, true, __ATOMIC_RELEASE);
+    cpu_attention(c);
 }
 
 void cpu_timer_changed(Cpu *c)
 {
     /* The slice ends, so that the next one is cut to the earliest deadline again. */
+    if (c->parallel) {
+        cpu_end_slice(c);
+        return;
+    }
     cpu_attention(c);
     c->vm->timers_changed = true;
 }
@@ -243,7 +258,10 @@ static void deliver_noted(Cpu *c)
     c->stat[kind == EVENT_EXTERNAL ? STAT_INTERRUPTS : STAT_EXCEPTIONS]++;
     if (++c->vm->deliveries % EVENTS == 0) {
         c->vm->virtual_skip += EVENTS;
-        c->vm->timers_changed = true;
+        if (c->parallel)
+            r->ending = true;
+        else
+            c->vm->timers_changed = true;
     }
     if (!r->delivering_fault)
         return;
@@ -251,7 +269,7 @@ static void deliver_noted(Cpu *c)
         c->pending_debug |= 0x4000;
     if (r->stop_at != NEVER) { /* a step of the host ends with the exception taken, before its handler's first instruction */
         r->stop_at = 0;
-        c->vm->slice -= c->budget;
+        r->slice -= c->budget;
         c->budget = 0;
     }
 }
@@ -508,7 +526,7 @@ static bool exit_write(Cpu *c)
 }
 
 /* Fields that KVM fills at every exit. */
-static void fill_record(Cpu *c)
+void run_fill_record(Cpu *c)
 {
     struct kvm_run *r = c->record;
     r->if_flag = !!(c->eflags & FL_IF);
@@ -545,22 +563,31 @@ static void take_answers(Cpu *c)
     }
 }
 
-enum { SLICE_DONE, SLICE_SHORT, SLICE_EXIT, SLICE_HALTED };
+/* Other things than its budget that end c's slice. */
+static bool slice_over(const Cpu *c)
+{
+    const Vm *vm = c->vm;
+    if (c->parallel)
+        return c->run->ending || c->run->rang || __atomic_load_n(&c->run->kicked, __ATOMIC_ACQUIRE);
+    return vm->timers_changed || vm->rung || (vm->kicked && !vm->virtual_clock);
+}
 
 /* Runs c for at most `budget` instructions. exact: for just so many, where nothing else ends the slice; otherwise it ends before
    the block that would go beyond, which depends on nothing but the instructions either. */
-static int run_slice(Cpu *c, int64_t budget, bool exact)
+int run_slice(Cpu *c, int64_t budget, bool exact)
 {
     Vm *vm = c->vm;
     struct RunState *r = c->run;
-    vm->current = c;
+    vm->current = c->parallel ? NULL : c;
     if (!(c->pending_debug & DEBUG_POINT))
         c->debug_hit.kind = 0;
-    vm->slice = c->budget = budget;
+    r->slice = c->budget = budget;
+    r->slicing = true;
     begin_slice_clock(vm);
     int result;
     fp_enter(c);
     int why = _setjmp(r->unwind);
+    core_take(c); /* after an unwinding of what ran without it */
     if (why) {
         switch (why) {
         case UNWIND_FAULT:
@@ -585,6 +612,8 @@ static int run_slice(Cpu *c, int64_t budget, bool exact)
             r->exit_pending = true;
             if (c->record->exit_reason != KP_EXIT_TRACE)
                 c->stat[c->record->exit_reason == KVM_EXIT_IO ? STAT_IO_EXITS : STAT_MMIO_EXITS]++;
+            break;
+        case UNWIND_FLUSH: /* between two blocks */
             break;
         default:
             shutdown(c);
@@ -611,7 +640,7 @@ static int run_slice(Cpu *c, int64_t budget, bool exact)
             result = SLICE_EXIT;
             break;
         }
-        if (vm->timers_changed || vm->rung || (vm->kicked && !vm->virtual_clock) || c->budget <= 0) {
+        if (slice_over(c) || c->budget <= 0) {
             result = SLICE_DONE;
             break;
         }
@@ -643,11 +672,14 @@ static int run_slice(Cpu *c, int64_t budget, bool exact)
             continue;
         }
         c->budget -= b->count;
+        core_give(c, c->parallel);
         run_insns(c, b->insn);
+        core_take(c);
         forget_accesses(c); /* the last instruction of a block may have reached a device, and has retired */
     }
     fp_leave(c);
-    uint64_t used = (uint64_t)(vm->slice - c->budget);
+    uint64_t used = (uint64_t)(r->slice - c->budget);
+    r->slicing = false;
     vm->current = NULL;
     vm->retired += used;
     c->stat[STAT_INSTRUCTIONS] += used;
@@ -655,7 +687,7 @@ static int run_slice(Cpu *c, int64_t budget, bool exact)
     return result;
 }
 
-static uint64_t next_deadline(Vm *vm)
+uint64_t run_deadline(Vm *vm)
 {
     uint64_t d = vm->deadline;
     if (vm->chips) {
@@ -667,7 +699,7 @@ static uint64_t next_deadline(Vm *vm)
 }
 
 /* Could c run now? An event for a halted one wakes it. */
-static bool runnable(Cpu *c)
+bool run_runnable(Cpu *c)
 {
     if (!c || (c->wait_sipi && !c->sipi_pending && !c->init_pending))
         return false;
@@ -683,6 +715,17 @@ static bool runnable(Cpu *c)
 /* Halted, and nothing that the chips or devices do can ever wake it. */
 static bool dead(const Cpu *c) { return c->wait_sipi || (c->halted && !(c->eflags & FL_IF)); }
 
+/* Linux lets a sleep be 50 us late unless told otherwise (prctl(2), PR_SET_TIMERSLACK): too late for a guest's timers. */
+int run_timer_slack(int ns)
+{
+    int before = prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0);
+    if (ns > 0)
+        prctl(PR_SET_TIMERSLACK, ns, 0, 0, 0);
+    return before;
+}
+
+uint64_t run_visit(void) { return host_ns() + VISIT_NS; }
+
 /* Sleeps until a timer is due, a kick comes, or it is time to visit Python. True: `visit` is over. */
 static bool sleep_until(Vm *vm, uint64_t deadline, uint64_t visit)
 {
@@ -692,7 +735,7 @@ static bool sleep_until(Vm *vm, uint64_t deadline, uint64_t visit)
         uint64_t now = vm_now(vm);
         if (deadline > now)
             vm->virtual_skip += deadline - now;
-        if (next_deadline(vm) != NEVER)
+        if (run_deadline(vm) != NEVER)
             return host_ns() >= visit;
         deadline = NEVER;
     }
@@ -702,12 +745,9 @@ static bool sleep_until(Vm *vm, uint64_t deadline, uint64_t visit)
     if (until > now) {
         struct timespec t = {(time_t)((until - now) / 1000000000u), (long)((until - now) % 1000000000u)};
         struct pollfd p = {.fd = vm->wake_fd, .events = POLLIN};
-        /* Linux lets a sleep be 50 us late unless told otherwise (prctl(2), PR_SET_TIMERSLACK): too late for a guest's timers. */
-        int slack = prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0);
-        prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0);
+        int slack = run_timer_slack(1);
         int woken = ppoll(&p, 1, &t, NULL);
-        if (slack > 0)
-            prctl(PR_SET_TIMERSLACK, slack, 0, 0, 0);
+        run_timer_slack(slack);
         if (woken > 0) {
             uint64_t count;
             if (read(vm->wake_fd, &count, sizeof count) < 0)
@@ -717,18 +757,49 @@ static bool sleep_until(Vm *vm, uint64_t deadline, uint64_t visit)
     return host_ns() >= visit;
 }
 
-static int interrupted(Vm *vm, Cpu *c)
+int run_interrupted(Cpu *c)
 {
-    vm->kicked = false;
+    c->vm->kicked = false;
     c->record->exit_reason = KVM_EXIT_INTR;
-    fill_record(c);
+    run_fill_record(c);
     return -EINTR;
+}
+
+bool run_step_done(Cpu *c, int64_t *budget)
+{
+    struct RunState *r = c->run;
+    if (r->stop_at == NEVER)
+        return false;
+    /* an MSR access whose answer is still to be taken, and further writes to devices, belong to the last instruction */
+    bool unfinished = r->msr_pending || r->write_next < r->write_count;
+    uint64_t done = c->stat[STAT_INSTRUCTIONS];
+    if (done >= r->stop_at && !unfinished) {
+        exit_debug(c, EXC_DB, 0x4000);
+        r->exit_pending = false;
+        r->stop_at = NEVER;
+        run_fill_record(c);
+        return true;
+    }
+    uint64_t left = r->stop_at > done ? r->stop_at - done : 0;
+    if (left < (uint64_t)*budget)
+        *budget = (int64_t)left;
+    return false;
+}
+
+bool run_halt_exits(Cpu *c)
+{
+    if (c->lapic || !c->halted || c->pending_debug) /* a trap behind HLT wakes */
+        return false;
+    c->halted = false;
+    c->record->exit_reason = KVM_EXIT_HLT;
+    c->stat[STAT_HALTS]++;
+    return true;
 }
 
 /* The vCPU `only`, or all in turns. Index of the one that exited, -EINTR, or -EAGAIN: call again (Python's signals first). */
 static int run(Vm *vm, Cpu *only)
 {
-    uint64_t visit = host_ns() + VISIT_NS;
+    uint64_t visit = run_visit();
     if (unlikely(vm->trace_served))
         trace_answered(vm);
     bool shared = !only && vm->cpu_count > 1;
@@ -740,20 +811,20 @@ static int run(Vm *vm, Cpu *only)
             chips_tick(vm->chips, now);
         if (!c) {
             for (uint32_t n = 0; n < vm->cpu_count && !c; n++)
-                if (runnable(vm->cpu[(vm->turn + n) % vm->cpu_count])) {
+                if (run_runnable(vm->cpu[(vm->turn + n) % vm->cpu_count])) {
                     if (n)
                         vm->turn_left = 0;
                     vm->turn = (vm->turn + n) % vm->cpu_count;
                     c = vm->cpu[vm->turn];
                 }
-        } else if (!runnable(c))
+        } else if (!run_runnable(c))
             c = NULL;
         Cpu *speaker = c ? c : only ? only : vm->cpu[0];
         if (vm->kicked || vm->rung || speaker->record->immediate_exit)
-            return interrupted(vm, speaker);
+            return run_interrupted(speaker);
         if (vm->deadline <= now) {
             vm->deadline = NEVER;
-            return interrupted(vm, speaker);
+            return run_interrupted(speaker);
         }
         if (!c) {
             bool all_dead = true;
@@ -768,45 +839,29 @@ static int run(Vm *vm, Cpu *only)
                 if (!h)
                     h = vm->cpu[0];
                 h->record->exit_reason = KVM_EXIT_HLT;
-                fill_record(h);
+                run_fill_record(h);
                 return (int)h->index;
             }
-            if (sleep_until(vm, next_deadline(vm), visit))
+            if (sleep_until(vm, run_deadline(vm), visit))
                 return -EAGAIN;
             continue;
         }
         if (vm->turn_left <= 0)
             vm->turn_left = shared ? SLICE_SHARED : vm->translator ? SLICE_TRANSLATED : SLICE;
         int64_t budget = vm->turn_left;
-        uint64_t deadline = next_deadline(vm);
+        uint64_t deadline = run_deadline(vm);
         if (vm->virtual_clock && deadline != NEVER && deadline - now < (uint64_t)budget)
             budget = deadline > now ? (int64_t)(deadline - now) : 1;
-        uint64_t done = c->stat[STAT_INSTRUCTIONS];
-        if (c->run->stop_at != NEVER) {
-            /* an MSR access whose answer is still to be taken, and further writes to devices, belong to the last instruction */
-            bool unfinished = c->run->msr_pending || c->run->write_next < c->run->write_count;
-            if (done >= c->run->stop_at && !unfinished) {
-                exit_debug(c, EXC_DB, 0x4000);
-                c->run->exit_pending = false;
-                c->run->stop_at = NEVER;
-                fill_record(c);
-                return (int)c->index;
-            }
-            uint64_t left = c->run->stop_at > done ? c->run->stop_at - done : 0;
-            if (left < (uint64_t)budget)
-                budget = (int64_t)left;
-        }
+        if (run_step_done(c, &budget))
+            return (int)c->index;
         int result = run_slice(c, budget, budget < vm->turn_left);
-        vm->turn_left -= vm->slice - c->budget;
+        vm->turn_left -= c->run->slice - c->budget;
         if (result == SLICE_EXIT) {
-            fill_record(c);
+            run_fill_record(c);
             return (int)c->index;
         }
-        if (!c->lapic && c->halted && !c->pending_debug) { /* also where the slice ended with HLT; a trap behind it wakes */
-            c->halted = false;
-            c->record->exit_reason = KVM_EXIT_HLT;
-            c->stat[STAT_HALTS]++;
-            fill_record(c);
+        if (run_halt_exits(c)) { /* also where the slice ended with HLT */
+            run_fill_record(c);
             return (int)c->index;
         }
         if (result == SLICE_HALTED || result == SLICE_SHORT || vm->turn_left <= 0) {
@@ -819,11 +874,13 @@ static int run(Vm *vm, Cpu *only)
     }
 }
 
-int kp_vm_run(Vm *vm) { return run(vm, NULL); }
+static int run_one(Cpu *c) { return c->parallel ? run_parallel(c) : run(c->vm, c); }
+
+int kp_vm_run(Vm *vm) { return vm->parallel ? -EINVAL : run(vm, NULL); }
 
 int kp_vcpu_run(Cpu *c)
 {
-    int r = run(c->vm, c);
+    int r = run_one(c);
     return r < 0 ? r : 0;
 }
 
@@ -832,7 +889,7 @@ int kp_vcpu_step(Cpu *c, uint64_t count)
     if (c->run->stop_at == NEVER)
         c->run->stop_at = c->stat[STAT_INSTRUCTIONS] + count;
     int r;
-    while ((r = run(c->vm, c)) == -EAGAIN)
+    while ((r = run_one(c)) == -EAGAIN)
         ;
     if (c->record->exit_reason == KVM_EXIT_DEBUG)
         c->run->stop_at = NEVER;
@@ -843,6 +900,10 @@ void kp_vcpu_kick(Cpu *c)
 {
     Vm *vm = c->vm;
     uint64_t one = 1;
+    if (c->parallel) {
+        core_kick(c);
+        return;
+    }
     __atomic_store_n(&vm->kicked, true, __ATOMIC_RELEASE);
     /* Under virtual time a turn goes on to its end, some microseconds later: where host time cut it, code would be looked up
        anew and translations filled that an undisturbed run does not fill. */

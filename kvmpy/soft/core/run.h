@@ -6,7 +6,7 @@
 #include "history.h"
 
 /* Why control came back to the run loop by a jump. */
-enum { UNWIND_FAULT = 1, UNWIND_ALONE, UNWIND_EXIT, UNWIND_SHUTDOWN };
+enum { UNWIND_FAULT = 1, UNWIND_ALONE, UNWIND_EXIT, UNWIND_SHUTDOWN, UNWIND_FLUSH };
 
 /* Device accesses of one instruction. A read that user space must answer abandons the instruction; the next run executes it
    again from its start, and the accesses already made are answered from here. */
@@ -36,6 +36,17 @@ typedef struct {
 
 struct RunState {
     jmp_buf unwind;
+    int64_t slice;    /* budget that the slice began with */
+    bool slicing;     /* it is going on */
+    /* where vCPUs run in parallel, see parallel.c */
+    bool held;        /* its thread has the core lock */
+    bool inside;      /* it is in a slice, and may stand in the middle of a block */
+    bool asleep;
+    bool kicked;
+    bool ending;      /* the slice ends at the next block */
+    bool rang;        /* a doorbell */
+    uint32_t pauses;
+    uint32_t running; /* it executes guest code, without the lock */
     /* the fault that unwinds */
     int fault_vector;
     bool fault_has_error;
@@ -50,6 +61,7 @@ struct RunState {
     /* the instruction in progress */
     Insn alone[2];
     Insn single[2];   /* of a block, executed by its handler for translated code; behind it the way back there */
+    Insn atomic[2];   /* a locked instruction by its handler, with the other vCPUs stopped */
     int64_t entered;  /* translated code runs: the budget up to which its instructions are counted */
     Insn boundary[2]; /* stands for "no instruction" during event delivery */
     LogEntry log[LOG_MAX];
@@ -91,6 +103,19 @@ static inline void vm_count(Vm *vm, unsigned which)
             return;
         }
 }
+
+/* The loop of vCPUs in turns and that of each in parallel (parallel.c) are made of these. */
+enum { SLICE_DONE, SLICE_SHORT, SLICE_EXIT, SLICE_HALTED };
+int run_slice(Cpu *c, int64_t budget, bool exact);
+bool run_runnable(Cpu *c);
+uint64_t run_visit(void);        /* when control goes back to Python, for its signals; by the host's clock */
+uint64_t run_deadline(Vm *vm);   /* of chips and user space */
+int run_interrupted(Cpu *c);     /* fills the record for KVM_EXIT_INTR */
+void run_fill_record(Cpu *c);
+bool run_halt_exits(Cpu *c);     /* halted, and without chips: that is an exit */
+bool run_step_done(Cpu *c, int64_t *budget); /* the count of kp_vcpu_step has retired, and the record is filled; else the budget is cut to it */
+int run_timer_slack(int ns);     /* gives the one before */
+void cpu_end_slice(Cpu *c);      /* of a vCPU in parallel */
 
 _Noreturn void unwind(Cpu *c, int why);
 /* The TLB entry to fetch code at `linear` from; raises the fault, or leaves with KVM_EXIT_INTERNAL_ERROR where no RAM is. */

@@ -57,7 +57,7 @@ void cpu_update_mode(Cpu *c)
         c->seg_base[SEG_ES] = c->seg_base[SEG_CS] = c->seg_base[SEG_SS] = c->seg_base[SEG_DS] = 0;
     if (c->code_base != c->seg_base[SEG_CS]) { /* the same RIP is other code now: what finds blocks by RIP alone must not */
         c->code_base = c->seg_base[SEG_CS];
-        c->tlb_generation = ++c->vm->generation;
+        c->tlb_generation = next_generation(c);
     }
     update_denials(c);
 }

@@ -3,6 +3,7 @@
 
 #include "block.h"
 #include "monitor.h"
+#include "parallel.h"
 #include "system.h"
 #include "trace.h"
 
@@ -97,10 +98,12 @@ EXEC_VOID(monitor_address)
     uint64_t linear = mem_linear(c, i, i->seg, c->gpr[RAX] & i->amask, 1, false), phys;
     bool writable, user;
     read8_linear(c, i, i->seg, linear);
+    bool taken = core_take(c);
     if (!mmu_translate(c, linear, &phys, &writable, &user) && vm_slot(c->vm, phys))
         monitor_arm(c, phys);
     else
         monitor_disarm(c); /* memory that is not write-back: MWAIT ends at once */
+    core_give(c, taken);
 }
 /* Without a local APIC interrupts come by user space, which knows nothing of this wait: it ends at once. */
 EXEC(monitor_wait)

@@ -36,12 +36,12 @@ struct KpVm {
     uint32_t user_msr_reasons;
     struct { uint32_t first, count, flags; } msr_range[64];
     uint32_t msr_range_count;
+    struct Parallel *parallel;     /* vCPUs run on threads of their own, see parallel.h; NULL: in turns */
     struct Translator *translator; /* NULL: everything is interpreted */
     uint64_t code_cache;           /* bytes; 0: KP_CODE_CACHE */
     struct CodeMap *code; /* private to block.c: all decoded blocks */
     uint64_t generation;   /* last tlb_generation given out: each is used once in the VM */
     Cpu *current;          /* vCPU in run(), or NULL: its budget counts into the time */
-    int64_t slice;         /* budget it was given */
     volatile bool kicked;  /* a kick waits to be answered */
     volatile bool timers_changed;
     struct kp_debug_point *point; /* a debugger's, see points.c: those that stop execution by address, behind them those that watch */
@@ -57,6 +57,9 @@ struct KpVm {
     uint32_t covering;       /* KP_COVERAGE_*, or 0 */
     bool trace_served;       /* a rule wants what user space serves */
 };
+
+/* A number for tlb_generation. In turns it is used once in the VM, since links hold it that all vCPUs share; vCPUs in parallel share none. */
+static inline uint64_t next_generation(const Cpu *c) { return c->parallel ? c->tlb_generation + 1 : ++c->vm->generation; }
 
 /* The slot that holds a physical address, or NULL. */
 Slot *vm_slot(Vm *vm, uint64_t gpa);

@@ -76,7 +76,7 @@ uint8_t *emit_jcc(Code *e, unsigned condition);
 static inline void set_rel32(uint8_t *place, const uint8_t *to)
 {
     int32_t v = (int32_t)(to - (place + 4));
-    memcpy(place, &v, 4);
+    memcpy(place, &v, 4); /* one store */
 }
 
 enum { CC_O, CC_NO, CC_B, CC_AE, CC_E, CC_NE, CC_BE, CC_A, CC_S, CC_NS };

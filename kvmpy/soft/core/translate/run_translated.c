@@ -10,6 +10,7 @@
 #include "coverage.h"
 #include "encode.h"
 #include "exec.h"
+#include "parallel.h"
 #include "run.h"
 
 #define SHARED_MISSES 16
@@ -123,15 +124,18 @@ static void count_shared_miss(Cpu *c, Block *b)
 {
     if (b->unshared || ++b->shared_misses < SHARED_MISSES)
         return;
+    bool taken = core_take(c);
+    core_stop(c->vm);
     b->unshared = true;
     block_translate_anew(c->vm, b);
+    core_give(c, taken);
 }
 
 /* Has the run loop nothing to do but to find the next block? What it looks at, in its order; all else sets attention. */
 static bool nothing_else(const Cpu *c)
 {
     const struct RunState *r = c->run;
-    return !r->write_count && !r->exit_pending && !c->vm->timers_changed && c->budget > 0 && !c->pending_debug && !c->shadow &&
+    return !r->write_count && !r->exit_pending && !c->vm->timers_changed && !r->ending && c->budget > 0 && !c->pending_debug && !c->shadow &&
            !c->halted && !r->check && c->lapic && !(c->eflags & (FL_TF | FL_RF)) && !r->slow_steps && !c->guest_debug.control &&
            c->resume_linear == NEVER && !(c->dr[7] & 0xff);
 }
@@ -177,7 +181,7 @@ const Insn *exec_translated(Cpu *c, const Insn *i)
             if (next && insn_table[next->id].attributes & A_END) {
                 if (end_block(c, next, &next)) {
                     const Block *to = block_find(c);
-                    if (to->count <= c->budget && to->code) {
+                    if (to->count <= c->budget && to->insn[0].exec == exec_translated) { /* complete, whoever has made it */
                         prepare(c);
                         entry = executable(t, to->code + to->by_memory);
                         set_target(c, to->rip, entry);
@@ -197,19 +201,25 @@ const Insn *exec_translated(Cpu *c, const Insn *i)
             cover_edge(c, x->from, x->way);
         if (c->budget <= 0 || c->attention || c->run->slow_steps)
             return NULL;
+        bool taken = core_take(c);
         uint64_t epoch = code_epoch(c->vm);
         Block *from = x->from, *to = block_find(c);
-        if (!to->code || code_epoch(c->vm) != epoch)
+        if (!to->code || code_epoch(c->vm) != epoch) {
+            core_give(c, taken);
             return enter_block(c, to);
+        }
         prepare(c);
         /* A block over the page's end holds only as long as the next page's translation: inside the page nothing would tell. */
-        if (from->mode == to->mode && (x->key || to->phys2 == NO_PAGE)) {
+        if (!x->patch) {
+            set_target(c, to->rip, executable(t, to->code + to->by_memory));
+        } else if (from->mode == to->mode && (x->key || to->phys2 == NO_PAGE)) {
             if (x->key)
                 *x->key = c->code_key;
             c->stat[STAT_LINKS] += !x->linked;
             exit_link(x, to);
         }
         entry = executable(t, to->code + to->by_memory);
+        core_give(c, taken);
     }
 }
 
@@ -218,6 +228,17 @@ const Insn *exec_counted(Cpu *c, const Insn *i)
     Block *b = i->block;
     if (--b->heat)
         return b->first(c, i);
+    bool taken = core_take(c);
+    if (unlikely(taken) && (b->mode == ~0u || b->code)) { /* dropped meanwhile, or translated by another vCPU */
+        core_give(c, taken);
+        return i->exec(c, i);
+    }
+    if (unlikely(taken) && translator_full(c->vm->translator)) {
+        core_want_flush(c);
+        b->heat = c->vm->translator->threshold;
+        core_give(c, taken);
+        return b->first(c, i);
+    }
     if (translator_full(c->vm->translator)) { /* no translated code is running: it has no way to here */
         code_drop_all(c->vm);
         translator_forget(c->vm->translator);
@@ -228,10 +249,12 @@ const Insn *exec_counted(Cpu *c, const Insn *i)
     if (!translate_block(c, b)) {
         c->stat[STAT_BLOCKS_UNTRANSLATABLE]++;
         b->insn[0].exec = b->first;
+        core_give(c, taken);
         return b->first(c, i);
     }
     c->stat[STAT_BLOCKS_TRANSLATED]++;
     c->stat[STAT_CODE_BYTES] += b->code_size;
-    b->insn[0].exec = exec_translated;
+    __atomic_store_n(&b->insn[0].exec, exec_translated, __ATOMIC_RELEASE);
+    core_give(c, taken);
     return exec_translated(c, i);
 }

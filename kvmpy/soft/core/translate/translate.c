@@ -3,6 +3,7 @@
 
 #include "emit.h"
 #include "exec.h"
+#include "parallel.h"
 #include "run.h"
 #include "run_translated.h"
 
@@ -182,7 +183,8 @@ static void emit_unlinked(Emit *e, const Insn *i, uint64_t target, bool way, uin
         .from = region_insn(e, i)->origin->block, .target = target, .way = way, .patch = patch, .key = key, .by_memory = flags.where & FLAGS_MEMORY,
     };
     x->stub = e->code.p;
-    set_rel32(patch, x->stub);
+    if (patch)
+        set_rel32(patch, x->stub);
     recover_flags(e, flags);
     emit_constant(&e->code, H_RAX, (uintptr_t)x | LEFT_EXIT);
     emit_jump(&e->code, e->t, e->t->exit);
@@ -194,10 +196,37 @@ static bool inside_page(const Emit *e, uint64_t target)
     return ((target ^ e->b->rip) & ~0xfffull) == 0 && e->b->phys2 == NO_PAGE && (e->c->seg_base[SEG_CS] & 0xfff) == 0;
 }
 
+/* A jump that is linked later: where vCPUs run in parallel others may execute it meanwhile, and its rel32 is changed by one store. */
+static uint8_t *emit_linked_jump(Emit *e, int condition)
+{
+    Code *o = &e->code;
+    while (e->c->parallel && ((uintptr_t)o->p + (condition >= 0 ? 2 : 1)) & 3)
+        put8(o, 0x90);
+    return condition >= 0 ? emit_jcc(o, (unsigned)condition) : emit_jump(o, e->t, NULL);
+}
+
+/* To another page where vCPUs run in parallel, flags in their slot: each finds its own way, by code_target. */
+static void emit_exit_by_table(Emit *e, const Insn *i, uint64_t target)
+{
+    Code *o = &e->code;
+    size_t place = offsetof(Cpu, code_target) + target % CODE_TARGETS * sizeof(CodeTarget);
+    emit_constant(o, H_RCX, target);
+    emit_op(o, 0x33 | OP_W, H_RCX, rm_gs(offsetof(Cpu, code_key))); /* xor */
+    emit_op(o, 0x39 | OP_W, H_RCX, rm_gs(place + offsetof(CodeTarget, tag)));
+    uint8_t *other = emit_jcc(o, CC_NE);
+    emit_op(o, 0xff, 4, rm_gs(place + offsetof(CodeTarget, code))); /* jmp */
+    set_rel32(other, o->p);
+    emit_unlinked(e, i, target, NULL, NULL, (Flags){FLAGS_MEMORY, NULL});
+}
+
 /* Leads to another page, flags in their slot: the key it holds under stands behind it. */
 static void emit_far_exit(Emit *e, const Insn *i, uint64_t target, bool way)
 {
     Code *o = &e->code;
+    if (e->c->parallel) {
+        emit_exit_by_table(e, i, target);
+        return;
+    }
     emit_load(o, H_RAX, rm_gs(offsetof(Cpu, code_key)));
     put8(o, 0x48); /* cmp rax, [rip + to the key] */
     put8(o, 0x3b);
@@ -227,7 +256,7 @@ void emit_exit(Emit *e, uint64_t target, int condition)
         return;
     }
     Stub *s = new_stub(e);
-    s->from[0] = condition >= 0 ? emit_jcc(&e->code, (unsigned)condition) : emit_jump(&e->code, e->t, NULL);
+    s->from[0] = emit_linked_jump(e, condition);
     s->exits = true;
     s->target = target;
     s->way = way;
@@ -248,7 +277,7 @@ static void emit_exit_stub(Emit *e, const Stub *s)
     if (behind) {
         set_rel32(patch, e->code.p);
         emit_budget_back(e, behind);
-        patch = emit_jump(&e->code, e->t, NULL);
+        patch = emit_linked_jump(e, -1);
     }
     emit_unlinked(e, s->insn, s->target, s->way, patch, NULL, s->flags);
 }
@@ -604,5 +633,6 @@ void translation_drop(Vm *vm, Block *b)
     set_rel32(emit_jump(&o, vm->translator, NULL), b->code + b->refusal_by_memory);
     b->code = NULL;
     vm->translator->drops++;
+    core_code_changed(vm);
     vm_count(vm, STAT_TRANSLATIONS_DROPPED);
 }
