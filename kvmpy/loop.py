@@ -1,6 +1,7 @@
 """The machine loop: runs vCPUs, serves their exits, and ends with a verdict.
 
-Where the backend is threaded (KVM, the software CPU with vCPUs in parallel) every vCPU has a thread; elsewhere one thread takes what `Vm.run` gives.
+Where the backend is threaded (KVM, the software CPU with vCPUs in parallel) every vCPU has a thread; elsewhere one thread takes what
+`Vm.run` gives.
 Devices, timers and posted calls all run under one lock.
 """
 

@@ -59,9 +59,9 @@ class SoftBackend:
         if clock not in CLOCKS:
             raise ConfigError(f"clock {clock!r}: one of {', '.join(CLOCKS)}")
         if parallel and clock == "virtual":
-            raise ConfigError("parallel: virtual time counts the instructions of vCPUs in turns; leave parallel out, or take the host's clock")
+            raise ConfigError("parallel: virtual time counts instructions of vCPUs in turns; leave one of the two out")
         if parallel and platform.machine() != "x86_64":
-            raise ConfigError("parallel: only hosts with an x86-64 processor keep the guest's memory order; leave parallel out")
+            raise ConfigError("parallel: only an x86-64 host keeps the guest's memory order; leave parallel out")
         if not 0 <= tsc_khz < 1 << 32:
             raise ConfigError(f"a TSC of {tsc_khz} kHz")
         self.clock = clock

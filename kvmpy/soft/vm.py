@@ -16,8 +16,6 @@ _TAKEN = 1024
 _COVERAGE_PAGES = 64
 _U32 = (1 << 32) - 1
 
-TRACEABLE = frozenset(("io", "mmio", "msr", "cpuid", "irq", "exception", "hypercall", "block", "instruction", "memory"))
-
 Pair = tuple[int, int]
 Rule = tuple[int, int, int, Pair, Pair, Pair, Pair, Pair, Pair]
 
@@ -28,6 +26,9 @@ class SoftVm:
     pages behind memory slots belong to the caller and must outlive the VM."""
 
     name = "soft"
+    threaded = False
+    traceable: frozenset[str] = frozenset(
+        ("io", "mmio", "msr", "cpuid", "irq", "exception", "hypercall", "block", "instruction", "memory"))
 
     def __init__(self, virtual_clock: bool = False, tsc_khz: int = 0, parallel: bool = False) -> None:
         self._vm: CData = lib.kp_vm_create(int(virtual_clock), tsc_khz)
@@ -35,8 +36,8 @@ class SoftVm:
             raise HostError("kp_vm_create", errno.ENOMEM)
         if parallel:
             check("kp_vm_set_parallel", lib.kp_vm_set_parallel(self._vm))
-        self.threaded = parallel
-        self.traceable: frozenset[str] = frozenset(("msr",)) if parallel else TRACEABLE
+            self.threaded = True
+            self.traceable = frozenset(("msr",))
         self.virtual_clock = virtual_clock
         self.vcpus: dict[int, SoftVcpu] = {}
         self.translating = False
@@ -88,8 +89,8 @@ class SoftVm:
         return ffi.string(name).decode() if name else None
 
     def run(self) -> SoftVcpu:
-        """Runs the vCPUs, which are not parallel, in turns until one exits, and gives that one; KVM_EXIT_INTR stands in its record after a kick or a
-        deadline. Signal handlers of Python run meanwhile; what they raise passes through."""
+        """Runs the vCPUs, which are not parallel, in turns until one exits, and gives that one; KVM_EXIT_INTR stands in its record
+        after a kick or a deadline. Signal handlers of Python run meanwhile; what they raise passes through."""
         pointer = self._pointer()
         while True:
             code = lib.kp_vm_run(pointer)
