@@ -177,6 +177,7 @@ EMITTER(translate_cwd);
 EMITTER(translate_xchg_row);
 EMITTER(translate_cmpxchg);
 EMITTER(translate_nothing);
+EMITTER(translate_pause);
 EMITTER(translate_push);
 EMITTER(translate_push_imm);
 EMITTER(translate_pop);

@@ -327,6 +327,9 @@ EMITTER(translate_cwd)
     return true;
 }
 
+/* Parallel vCPUs give the host's processor away by it. */
+EMITTER(translate_pause) { return !e->c->parallel; }
+
 EMITTER(translate_nothing)
 {
     (void)e;

@@ -203,7 +203,7 @@ uint32_t written_registers(const Insn *i)
     emit_fn fn = emitter[i->id];
     uint32_t both = bit(i->reg & 15, false) | bit(i->rm & 15, false);
     if (fn == translate_compare || fn == translate_compare_rax || fn == translate_jcc || fn == translate_jmp || fn == translate_jmp_ev ||
-        fn == translate_nothing)
+        fn == translate_nothing || fn == translate_pause)
         return 0;
     if (fn == translate_sahf || fn == translate_carry || fn == translate_direction || fn == translate_jcxz)
         return 0;

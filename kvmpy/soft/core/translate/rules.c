@@ -45,7 +45,7 @@ emit_fn emitter[INSN_COUNT] = {
     [INSN_cmpxchg8b] = translate_cmpxchg_pair, [INSN_cmpxchg16b] = translate_cmpxchg_pair, [INSN_xlat] = translate_xlat,
     [INSN_pushf] = translate_pushf, [INSN_popf] = translate_popf, [INSN_cli] = translate_cli, [INSN_sti] = translate_sti,
     [INSN_swapgs] = translate_swapgs, [INSN_rdfsbase] = translate_base, [INSN_rdgsbase] = translate_base,
-    [INSN_wrfsbase] = translate_base, [INSN_wrgsbase] = translate_base, [INSN_pause] = translate_nothing,
+    [INSN_wrfsbase] = translate_base, [INSN_wrgsbase] = translate_base, [INSN_pause] = translate_pause,
     [INSN_mfence] = translate_fence, [INSN_lfence] = translate_fence, [INSN_sfence] = translate_fence,
     STRING(movs), STRING(stos), STRING(lods), STRING(scas), STRING(cmps),
     [INSN_cbw] = translate_cbw, [INSN_cwd] = translate_cwd,

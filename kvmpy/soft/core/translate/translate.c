@@ -206,7 +206,7 @@ static uint8_t *emit_linked_jump(Emit *e, int condition)
 }
 
 /* To another page where vCPUs run in parallel, flags in their slot: each finds its own way, by code_target. */
-static void emit_exit_by_table(Emit *e, const Insn *i, uint64_t target)
+static void emit_exit_by_table(Emit *e, const Insn *i, uint64_t target, bool way)
 {
     Code *o = &e->code;
     size_t place = offsetof(Cpu, code_target) + target % CODE_TARGETS * sizeof(CodeTarget);
@@ -216,7 +216,7 @@ static void emit_exit_by_table(Emit *e, const Insn *i, uint64_t target)
     uint8_t *other = emit_jcc(o, CC_NE);
     emit_op(o, 0xff, 4, rm_gs(place + offsetof(CodeTarget, code))); /* jmp */
     set_rel32(other, o->p);
-    emit_unlinked(e, i, target, NULL, NULL, (Flags){FLAGS_MEMORY, NULL});
+    emit_unlinked(e, i, target, way, NULL, NULL, (Flags){FLAGS_MEMORY, NULL});
 }
 
 /* Leads to another page, flags in their slot: the key it holds under stands behind it. */
@@ -224,7 +224,7 @@ static void emit_far_exit(Emit *e, const Insn *i, uint64_t target, bool way)
 {
     Code *o = &e->code;
     if (e->c->parallel) {
-        emit_exit_by_table(e, i, target);
+        emit_exit_by_table(e, i, target, way);
         return;
     }
     emit_load(o, H_RAX, rm_gs(offsetof(Cpu, code_key)));
