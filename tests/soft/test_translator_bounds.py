@@ -15,7 +15,7 @@ from tests.soft.insn_lines import Line, decode, table
 from tests.soft.soft_guest import CODE, STACK, TABLES, Guest
 
 HLT = lib.KVM_EXIT_HLT
-BLOCK, MOST_CODE = 48, 16384  # instructions of a block; bytes that the code cache keeps free for one
+BLOCK, MOST_CODE = 48, 32768  # instructions of a block; bytes that the code cache keeps free for one
 A_END, A_NOTEST = 0x2, 0x100
 LEAVES, PAGE, SIZE = 0x20000, 4096, 1 << 20
 

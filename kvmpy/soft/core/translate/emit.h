@@ -209,6 +209,7 @@ EMITTER(translate_fence);
 EMITTER(translate_bit_string);
 EMITTER(translate_cmpxchg_pair);
 EMITTER(translate_xlat);
+EMITTER(translate_moffs);
 EMITTER(translate_vector);
 
 #endif

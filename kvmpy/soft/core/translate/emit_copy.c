@@ -221,18 +221,44 @@ EMITTER(translate_incdec_row)
     return copy(e, 0xff, &f, e->i->id == INSN_dec_Zv, WRITES_RM, 0, info->flags_written);
 }
 
+/* The count stands in rcx, so the address takes the place of RDX meanwhile. */
+static bool shift_memory(Emit *e, const Form *f, uint32_t read)
+{
+    const Insn *i = e->i;
+    Code *o = &e->code;
+    unsigned size = f->rm_size;
+    Rm operand;
+    if (!emit_operand(e, size, CHECK_WRITE, &operand))
+        return false;
+    emit_join(e, &operand);
+    if (read)
+        flags_to_host(e);
+    emit_store(o, rm_slot(SLOT_SCRATCH), H_RDX);
+    emit_lea(o, H_RDX, operand);
+    if (f->reg_size)
+        emit_load(o, H_RAX, i->reg == RDX ? rm_slot(SLOT_SCRATCH) : guest_rm(i->reg));
+    emit_op(o, 0x89, host_register[RCX], rm_reg(H_RCX));
+    emit_op(o, opcode_of(i) | size_op(size), f->reg_size ? H_RAX : (int)(i->modrm >> 3 & 7), rm_mem(H_RDX, 0));
+    emit_load(o, H_RDX, rm_slot(SLOT_SCRATCH));
+    flags_written(e);
+    emit_resume(e);
+    return true;
+}
+
 /* The count may be 0: then the flags stay. */
 EMITTER(translate_shift_cl)
 {
     const Insn *i = e->i;
     const InsnInfo *info = &insn_table[i->id];
     Form f = form_of(i);
-    if (i->flags & INSN_MEM || (f.rm_size == 1 && high_byte(i->rm)))
+    if (!(i->flags & INSN_MEM) && f.rm_size == 1 && high_byte(i->rm))
         return false;
     bool unseen = flags_dead_after(e, FL_OSZAPC);
     unsigned extension = i->modrm >> 3 & 7;
     bool through_carry = !f.reg_size && (extension == 2 || extension == 3);
     uint32_t read = !unseen ? FL_OSZAPC : through_carry ? FL_CF : 0;
+    if (i->flags & INSN_MEM)
+        return shift_memory(e, &f, read);
     emit_op(&e->code, 0x89, host_register[RCX], rm_reg(H_RCX));
     return copy(e, opcode_of(i), &f, (int)extension, WRITES_RM, read, unseen ? FL_OSZAPC : info->flags_written | info->flags_undefined);
 }
@@ -333,6 +359,20 @@ EMITTER(translate_pause) { return !e->c->parallel; }
 EMITTER(translate_nothing)
 {
     (void)e;
+    return true;
+}
+
+/* AL or rAX at a constant address. */
+EMITTER(translate_moffs)
+{
+    unsigned size;
+    bool write;
+    Rm operand;
+    emit_memory_operand(e->i, &size, &write);
+    if (!emit_operand(e, size, write ? CHECK_WRITE : CHECK_READ, &operand))
+        return false;
+    emit_op(&e->code, (write ? 0x88 : 0x8a) | (size > 1) | size_op(size), host_register[RAX], operand);
+    emit_resume(e);
     return true;
 }
 

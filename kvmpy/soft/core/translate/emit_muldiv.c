@@ -53,7 +53,6 @@ static void divide(Emit *e, unsigned size, int extension)
     emit_op(&e->code, opcode_of(size), extension, rm_reg(H_RCX));
     emit_mov(&e->code, host_register[RAX], H_RAX);
     flags_clobbered(e);
-    emit_resume(e);
 }
 
 /* DIV of AX or DX:AX by 8 or 16 bits. */
@@ -97,25 +96,110 @@ EMITTER(translate_div)
     emit_op(&e->code, 0x3bu | (size == 8 ? OP_W : 0), H_RDX, rm_reg(H_RCX)); /* a quotient too large, or a divisor of 0 */
     emit_guard(e, CC_AE);
     divide(e, size, 6);
+    emit_resume(e);
     return true;
 }
 
-/* Here where the dividend is a sign-extended RAX and the divisor neither 0 nor -1: the quotient fits then. */
+/* IDIV of EDX:EAX, which as 64 bits divided have a quotient that can be looked at. */
+static void divide_wide32(Emit *e)
+{
+    Code *o = &e->code;
+    emit_op(o, 0x63 | OP_W, H_RCX, rm_reg(H_RCX)); /* movsxd */
+    emit_lea(o, H_RAX, rm_mem(H_RCX, 1));
+    emit_op(o, 0x83 | OP_W, 7, rm_reg(H_RAX)); /* cmp: 0 traps, -1 may */
+    put8(o, 1);
+    emit_guard(e, CC_BE);
+    emit_store(o, rm_slot(SLOT_SCRATCH), H_RDX);
+    emit_op(o, 0x89, host_register[RAX], rm_reg(H_RAX));
+    emit_op(o, 0xc1 | OP_W, 4, rm_reg(H_RDX)); /* shl */
+    put8(o, 32);
+    emit_op(o, 0x09 | OP_W, H_RDX, rm_reg(H_RAX)); /* or */
+    put8(o, 0x48);                                 /* cqo */
+    put8(o, 0x99);
+    emit_op(o, 0xf7 | OP_W, 7, rm_reg(H_RCX));
+    emit_op(o, 0x63 | OP_W, H_RCX, rm_reg(H_RAX));
+    emit_op(o, 0x39 | OP_W, H_RAX, rm_reg(H_RCX)); /* cmp: does it fit? */
+    emit_op(o, 0x89, H_RDX, rm_reg(H_RCX));
+    emit_load(o, H_RDX, rm_slot(SLOT_SCRATCH));
+    emit_guard(e, CC_NE);
+    emit_op(o, 0x89, H_RCX, rm_reg(H_RDX));
+    emit_op(o, 0x89, H_RAX, rm_reg(host_register[RAX]));
+}
+
+/* A negative number in a register becomes positive, or one of two words of which `low` is the lower. */
+static void absolute(Emit *e, int high, int low)
+{
+    Code *o = &e->code;
+    emit_op(o, 0x85 | OP_W, high, rm_reg(high)); /* test */
+    uint8_t *positive = emit_jcc(o, CC_NS);
+    if (low != high) {
+        emit_op(o, 0xf7 | OP_W, 3, rm_reg(low));  /* neg */
+        emit_op(o, 0x83 | OP_W, 2, rm_reg(high)); /* adc */
+        put8(o, 0);
+    }
+    emit_op(o, 0xf7 | OP_W, 3, rm_reg(high));
+    set_rel32(positive, o->p);
+}
+
+/* IDIV of RDX:RAX as DIV without the signs. */
+static void divide_wide64(Emit *e)
+{
+    Code *o = &e->code;
+    emit_store(o, rm_slot(SLOT_SCRATCH), H_RDX);
+    emit_store(o, rm_slot(SLOT_SCRATCH2), H_RCX);
+    emit_mov(o, H_RAX, host_register[RAX]);
+    absolute(e, H_RDX, H_RAX);
+    absolute(e, H_RCX, H_RCX);
+    emit_op(o, 0x3b | OP_W, H_RDX, rm_reg(H_RCX)); /* cmp */
+    uint8_t *too_large = emit_jcc(o, CC_AE);
+    emit_op(o, 0xf7 | OP_W, 6, rm_reg(H_RCX)); /* div */
+    emit_load(o, H_RCX, rm_slot(SLOT_SCRATCH));
+    emit_op(o, 0x85 | OP_W, H_RCX, rm_reg(H_RCX)); /* test: the rest has the dividend's sign */
+    uint8_t *positive = emit_jcc(o, CC_NS);
+    emit_op(o, 0xf7 | OP_W, 3, rm_reg(H_RDX)); /* neg */
+    set_rel32(positive, o->p);
+    emit_op(o, 0x33 | OP_W, H_RCX, rm_slot(SLOT_SCRATCH2)); /* xor: the quotient's sign */
+    positive = emit_jcc(o, CC_NS);
+    emit_op(o, 0xf7 | OP_W, 3, rm_reg(H_RAX));
+    set_rel32(positive, o->p);
+    emit_op(o, 0x85 | OP_W, H_RAX, rm_reg(H_RAX));
+    uint8_t *zero = emit_jcc(o, CC_E);
+    emit_op(o, 0x33 | OP_W, H_RCX, rm_reg(H_RAX));
+    uint8_t *fits = emit_jcc(o, CC_NS);
+    set_rel32(too_large, o->p);
+    emit_load(o, H_RDX, rm_slot(SLOT_SCRATCH));
+    emit_op(o, 0x39, H_RAX, rm_reg(H_RAX)); /* cmp: equal */
+    emit_guard(e, CC_E);
+    set_rel32(zero, o->p);
+    set_rel32(fits, o->p);
+    emit_mov(o, host_register[RAX], H_RAX);
+}
+
 EMITTER(translate_idiv)
 {
+    Code *o = &e->code;
     unsigned size = size_of_operand(e->i), wide = size == 8 ? OP_W : 0;
     if (!load_divisor(e, size))
         return false;
-    emit_op(&e->code, 0x89u | wide, host_register[RAX], rm_reg(H_RAX));
-    emit_op(&e->code, 0xc1u | wide, 7, rm_reg(H_RAX)); /* sar */
-    put8(&e->code, size * 8 - 1);
-    emit_op(&e->code, 0x39u | wide, H_RDX, rm_reg(H_RAX));
-    emit_guard(e, CC_NE);
-    emit_op(&e->code, 0x8du | wide, H_RAX, rm_mem(H_RCX, 1));
-    emit_op(&e->code, 0x83u | wide, 7, rm_reg(H_RAX));
-    put8(&e->code, 1);
+    /* mostly the dividend is a sign-extended RAX and the divisor neither 0 nor -1: the quotient fits then */
+    emit_op(o, 0x89u | wide, host_register[RAX], rm_reg(H_RAX));
+    emit_op(o, 0xc1u | wide, 7, rm_reg(H_RAX)); /* sar */
+    put8(o, size * 8 - 1);
+    emit_op(o, 0x39u | wide, H_RDX, rm_reg(H_RAX));
+    uint8_t *long_dividend = emit_jcc(o, CC_NE);
+    emit_op(o, 0x8du | wide, H_RAX, rm_mem(H_RCX, 1));
+    emit_op(o, 0x83u | wide, 7, rm_reg(H_RAX));
+    put8(o, 1);
     emit_guard(e, CC_BE);
     divide(e, size, 7);
+    uint8_t *done = emit_jump(o, e->t, NULL);
+    set_rel32(long_dividend, o->p);
+    if (size == 8)
+        divide_wide64(e);
+    else
+        divide_wide32(e);
+    set_rel32(done, o->p);
+    emit_resume(e);
     return true;
 }
 
@@ -186,6 +270,11 @@ bool emit_memory_operand(const Insn *i, unsigned *size, bool *write)
     if (fn == translate_cmpxchg_pair) {
         *size = i->id == INSN_cmpxchg16b ? 16 : 8;
         *write = true;
+        return true;
+    }
+    if (fn == translate_moffs) {
+        *size = i->id == INSN_mov_ALOb || i->id == INSN_mov_ObAL ? 1 : i->osize;
+        *write = i->id == INSN_mov_ObAL || i->id == INSN_mov_OvrAX;
         return true;
     }
     if (fn == translate_bit_string)

@@ -221,6 +221,8 @@ uint32_t written_registers(const Insn *i)
         return 0;
     if (fn == translate_base || fn == translate_bit_string)
         return 1u << i->rm;
+    if (fn == translate_moffs)
+        return i->id == INSN_mov_ALOb || i->id == INSN_mov_rAXOv ? 1u << RAX : 0;
     if (fn == translate_xlat || fn == translate_cmpxchg_pair)
         return 1u << RAX | 1u << RDX;
     if (fn == translate_pushf || fn == translate_push_rm || fn == translate_push || fn == translate_push_imm || fn == translate_call || fn == translate_call_ev || fn == translate_ret)

@@ -70,7 +70,7 @@ static inline const uint8_t *executable(const struct Translator *t, const uint8_
 
 /* Translates a block; false where it cannot be. */
 bool translate_block(Cpu *c, Block *b);
-#define MOST_CODE 16384 /* bytes of one translation, far above what its 48 instructions need */
+#define MOST_CODE 32768 /* bytes of one translation, far above what its 48 instructions need */
 static inline bool translator_full(const struct Translator *t)
 {
     return t->next + MOST_CODE > t->writable + t->size || t->exit_count + REGION_PARTS + 2 > EXIT_COUNT || /* a block has two, and in a region one of each other part */
