@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from kvmpy.errors import ConfigError, HostError
 
@@ -16,6 +16,8 @@ def check(machine: Machine, arguments: Namespace) -> None:
     for option, given in (("--dump-translation", arguments.dump_translation is not None), ("--perf-map", arguments.perf_map)):
         if given and machine.vm.name != "soft":
             raise ConfigError(f"{option}: only the software CPU translates, and the backend is {machine.vm.name}")
+    if arguments.perf_map:
+        cast("Any", machine.vm).remember_translations()
 
 
 def lines_of(machine: Machine, arguments: Namespace) -> list[str]:

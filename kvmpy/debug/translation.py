@@ -81,6 +81,7 @@ class Translations:
         self._machine = machine
         self._vm = cast("Any", machine.vm)
         self._all = self._vm.translations()
+        self._thunks = {host: name for host, _, name in self._vm.thunks()}
         done = sorted((int(one.host), one) for one in self._all if one.code_size)
         self._hosts = [host for host, _ in done]
         self._translated = [one for _, one in done]
@@ -90,16 +91,27 @@ class Translations:
         return [self._look(one) for one in self._vm.translations(rip)]
 
     def perf_map(self, path: str | None = None) -> int:
-        """Writes what perf reads names of host code from, by default /tmp/perf-PID.map; gives the number of blocks. Raises HostError."""
+        """Writes what perf reads names of host code from, by default /tmp/perf-PID.map; gives the number of blocks. Raises HostError.
+
+        Blocks of the guest are "guest:SYMBOL", the translator's common pieces "kvmpy:NAME". Translations that were dropped have a name if
+        `machine.vm.remember_translations()` was called before the run, until the code cache is full and begun anew.
+        """
         path = path or f"/tmp/perf-{os.getpid()}.map"
         try:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
             with os.fdopen(fd, "w") as file:
-                for one in self._translated:
-                    file.write(f"{one.host:x} {one.code_size:x} guest:{self._name(one.rip)}\n")
+                for host, size, name in self._named():
+                    file.write(f"{host:x} {size:x} {name}\n")
         except OSError as error:
             raise HostError(f"write {path}", error.errno or errno.EIO) from None
         return len(self._translated)
+
+    def _named(self) -> list[tuple[int, int, str]]:
+        """(address, size, name), by address."""
+        blocks = {host: (rip, size) for rip, host, size in self._vm.remembered()}
+        blocks |= {int(one.host): (int(one.rip), int(one.code_size)) for one in self._translated}
+        names = [(host, size, f"guest:{self._name(rip)}") for host, (rip, size) in blocks.items()]
+        return sorted([*names, *((host, size, f"kvmpy:{name}") for host, size, name in self._vm.thunks())])
 
     def _name(self, rip: int) -> str:
         return self._machine.symbols.text(rip) or f"{rip:#x}"
@@ -159,9 +171,8 @@ class Translations:
         to, mnemonic = int(operand, 16), f"{mnemonic:6}"
         if host <= to < host + size:
             return f"{mnemonic} +{to - host:x}"
-        thunk = self._vm.thunk(to)
-        if thunk is not None:
-            return f"{mnemonic} <{thunk}>"
+        if to in self._thunks:
+            return f"{mnemonic} <{self._thunks[to]}>"
         at = bisect_right(self._hosts, to) - 1
         if at >= 0 and to < self._hosts[at] + self._translated[at].code_size:
             return f"{mnemonic} -> {self._name(self._translated[at].rip)}"

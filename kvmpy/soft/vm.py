@@ -83,10 +83,25 @@ class SoftVm:
         size = lib.kp_vm_host_code(self._pointer(), translation.host, code, translation.code_size)
         return bytes(ffi.buffer(code, size))
 
-    def thunk(self, host: int) -> str | None:
-        """Name of the common piece of host code at an address."""
-        name = lib.kp_vm_thunk(self._pointer(), host)
-        return ffi.string(name).decode() if name else None
+    def thunks(self) -> list[tuple[int, int, str]]:
+        """(address, size, name) of the common pieces of host code."""
+        found: list[tuple[int, int, str]] = []
+        host, size = ffi.new("uint64_t *"), ffi.new("uint32_t *")
+        while name := lib.kp_vm_thunk(self._pointer(), len(found), host, size):
+            found.append((host[0], size[0], ffi.string(name).decode()))
+        return found
+
+    def remember_translations(self) -> None:
+        """From now on `remembered` knows those too that have been dropped. Nothing where all is interpreted."""
+        if self.translating:
+            check("kp_vm_remember_translations", lib.kp_vm_remember_translations(self._pointer()))
+
+    def remembered(self) -> list[tuple[int, int, int]]:
+        """(RIP, host address, size) of all translations since the code cache was empty."""
+        count = lib.kp_vm_remembered(self._pointer(), ffi.NULL, 0)
+        found = ffi.new("struct kp_made[]", count)
+        lib.kp_vm_remembered(self._pointer(), found, count)
+        return [(one.rip, one.host, one.size) for one in found]
 
     def run(self) -> SoftVcpu:
         """Runs the vCPUs, which are not parallel, in turns until one exits, and gives that one; KVM_EXIT_INTR stands in its record

@@ -309,9 +309,27 @@ def test_guest_and_host_code_side_by_side(tmp_path: Path) -> None:
         assert any("<exit>" in line for line in loop.lines())
         path = tmp_path / "perf.map"
         assert found.perf_map(str(path)) > 1
-        spans = [(int(start, 16), int(size, 16)) for start, size, _ in (line.split() for line in path.read_text().splitlines())]
+        lines = [line.split() for line in path.read_text().splitlines()]
+        spans = [(int(start, 16), int(size, 16)) for start, size, _ in lines]
         assert all(a + size <= b for (a, size), (b, _) in itertools.pairwise(spans))
+        assert [name for *_, name in lines[:2]] == ["kvmpy:enter", "kvmpy:exit"] and "kvmpy:fallback" in {name for *_, name in lines}
         assert not found.at(0xDEAD0000)
+
+
+def test_dropped_translations_keep_their_names(tmp_path: Path) -> None:
+    # mov ecx, 3; again: mov byte [there + 1], cl; there: mov al, n; dec ecx; jnz again; mov al, 0; out 0xf4, al
+    image = tmp_path / "changes"
+    image.write_bytes(bytes.fromhex("b903000000 880d0c001000 b005 49 75f5 b000 e6f4"))
+    names = []
+    for remembered in (False, True):
+        with Machine("16M", backend="soft", translate=1) as machine:
+            machine.load(image, "flat32@0x100000")
+            if remembered:
+                machine.vm.remember_translations()  # type: ignore[attr-defined]
+            machine.run(10)
+            Translations(machine).perf_map(str(tmp_path / "map"))
+            names.append([line.split()[2] for line in (tmp_path / "map").read_text().splitlines()])
+    assert names[1].count("guest:0x10000b") > names[0].count("guest:0x10000b")
 
 
 def child(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:

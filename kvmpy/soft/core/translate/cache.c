@@ -281,6 +281,7 @@ void translator_destroy(Vm *vm)
     munmap(t->executable, t->size);
     free(t->exits);
     free(t->start);
+    free(t->made);
     free(t);
     vm->translator = NULL;
 }
@@ -288,5 +289,5 @@ void translator_destroy(Vm *vm)
 void translator_forget(struct Translator *t)
 {
     t->next = t->blocks;
-    t->exit_count = t->start_count = 0;
+    t->exit_count = t->start_count = t->made_count = 0;
 }

@@ -1,5 +1,6 @@
 /* What a person may see of the translator, and set. */
 #include <errno.h>
+#include <stdlib.h>
 
 #include "translate.h"
 
@@ -20,6 +21,20 @@ int kp_vm_set_translator(Vm *vm, uint32_t threshold)
 
 static uint64_t host_address(const Vm *vm, const Block *b) { return (uintptr_t)executable(vm->translator, b->code); }
 
+/* Translations lie one behind the other, and so do their exits. */
+static uint32_t first_exit(const struct Translator *t, const uint8_t *code)
+{
+    uint32_t low = 0, high = t->exit_count;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (t->exits[middle].patch < code)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
 static void describe(const Vm *vm, const Block *b, struct kp_translation *out)
 {
     const struct Translator *t = vm->translator;
@@ -37,11 +52,10 @@ static void describe(const Vm *vm, const Block *b, struct kp_translation *out)
         out->start[n] = t->start[b->starts + n].code;
         out->place[n] = t->start[b->starts + n].place;
     }
-    for (uint32_t n = 0; n < t->exit_count; n++)
-        if (t->exits[n].patch >= b->code && t->exits[n].patch < b->code + b->code_size) {
-            out->exits++;
-            out->links += t->exits[n].linked;
-        }
+    for (uint32_t n = first_exit(t, b->code); n < t->exit_count && t->exits[n].patch < b->code + b->code_size; n++) {
+        out->exits++;
+        out->links += t->exits[n].linked;
+    }
 }
 
 uint32_t kp_vm_translations(Vm *vm, uint64_t rip, struct kp_translation *out, uint32_t room)
@@ -68,17 +82,49 @@ uint32_t kp_vm_host_code(Vm *vm, uint64_t host, uint8_t *code, uint32_t room)
     return 0;
 }
 
-const char *kp_vm_thunk(Vm *vm, uint64_t host)
+const char *kp_vm_thunk(Vm *vm, uint32_t n, uint64_t *host, uint32_t *size)
 {
     const struct Translator *t = vm->translator;
     if (!t)
         return NULL;
     const struct { const uint8_t *at; const char *name; } thunks[] = {
-        {t->exit, "exit"}, {t->exit_saved, "exit_saved"}, {t->fallback, "fallback"},
-        {t->load_vectors[VECTORS_LOWER], "load_vectors"}, {t->load_vectors[VECTORS_WHOLE], "load_whole_vectors"},
+        {t->executable, "enter"}, {t->exit, "exit"}, {t->exit_saved, "exit_saved"}, {t->load_vectors[VECTORS_LOWER], "load_vectors"},
+        {t->load_vectors[VECTORS_WHOLE], "load_whole_vectors"}, {t->fallback, "fallback"}, {executable(t, t->blocks), NULL},
     };
-    for (unsigned n = 0; n < ARRAY_SIZE(thunks); n++)
-        if ((uintptr_t)thunks[n].at == host)
-            return thunks[n].name;
+    for (unsigned k = 0; k + 1 < ARRAY_SIZE(thunks); k++) {
+        if (!thunks[k].at || n--) /* one that this host has no use for */
+            continue;
+        const uint8_t *end = thunks[k + 1].at ? thunks[k + 1].at : thunks[k + 2].at;
+        *host = (uintptr_t)thunks[k].at;
+        *size = (uint32_t)(end - thunks[k].at);
+        return thunks[k].name;
+    }
     return NULL;
+}
+
+int kp_vm_remember_translations(Vm *vm)
+{
+    struct Translator *t = vm->translator;
+    if (!t)
+        return -EINVAL;
+    if (t->made)
+        return 0;
+    t->made_room = (uint32_t)(t->size / 128); /* a translation is larger, but for few */
+    t->made = calloc(t->made_room, sizeof *t->made);
+    return t->made ? 0 : -ENOMEM;
+}
+
+void translation_remember(struct Translator *t, const Block *b)
+{
+    if (t->made_count < t->made_room)
+        t->made[t->made_count++] = (struct kp_made){b->rip, (uintptr_t)executable(t, b->code), b->code_size};
+}
+
+uint32_t kp_vm_remembered(Vm *vm, struct kp_made *out, uint32_t room)
+{
+    const struct Translator *t = vm->translator;
+    uint32_t count = t && t->made ? t->made_count : 0;
+    for (uint32_t n = 0; n < count && n < room; n++)
+        out[n] = t->made[n];
+    return count;
 }

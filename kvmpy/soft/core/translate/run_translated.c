@@ -254,6 +254,8 @@ const Insn *exec_counted(Cpu *c, const Insn *i)
     }
     c->stat[STAT_BLOCKS_TRANSLATED]++;
     c->stat[STAT_CODE_BYTES] += b->code_size;
+    if (unlikely(c->vm->translator->made))
+        translation_remember(c->vm->translator, b);
     __atomic_store_n(&b->insn[0].exec, exec_translated, __ATOMIC_RELEASE);
     core_give(c, taken);
     return exec_translated(c, i);

@@ -38,6 +38,8 @@ struct Translator {
     uint8_t *next, *blocks;     /* first free byte; first byte behind the thunks (writable addresses) */
     Exit *exits;
     uint32_t exit_count;
+    struct kp_made *made;       /* NULL, or all translations since the cache was empty; room for `made_room` */
+    uint32_t made_count, made_room;
     uint64_t drops;             /* translations thrown away one by one */
     Start *start;               /* of the instructions of all translations */
     uint32_t start_count, start_room;
@@ -76,6 +78,7 @@ static inline bool translator_full(const struct Translator *t)
     return t->next + MOST_CODE > t->writable + t->size || t->exit_count + REGION_PARTS + 2 > EXIT_COUNT || /* a block has two, and in a region one of each other part */
            t->start_count + BLOCK_MAX + 1 > t->start_room;
 }
+void translation_remember(struct Translator *t, const Block *b);
 /* Does its translation hold an instruction with a byte of its page from `first` to `last`? */
 bool translation_covers(const Vm *vm, const Block *b, unsigned first, unsigned last);
 void exit_link(Exit *x, Block *to);
