@@ -101,25 +101,40 @@ static inline void x87_push(Cpu *c, const F80 *v)
     x87_store(c, 0, v);
 }
 
-/* Runs `code` on the host with the guest's control word; ST0 is *r before, and what is there afterwards goes to *r. */
+/* Under the control word that programs mostly have, the host's own, nothing traps: what was loaded is there to be stored, and
+   neither the control word nor the stack has to be put in order. */
 #define X87_HOST_CW 0x37f
+#define X87_CLOBBERS "st", "st(1)", "st(2)", "st(3)", "st(4)", "st(5)", "st(6)", "st(7)", "memory"
+/* Runs `code` on the host with the guest's control word; ST0 is *r before, and what is there afterwards goes to *r. */
 #define X87_RUN1(code, reg_, cw_, sw_, ...) \
     do { \
         uint16_t host_ = X87_HOST_CW; \
-        __asm__ volatile("fnclex\n\tfldcw %[cw]\n\tfldt %[r]\n\t" code "\n\tfnstsw %[sw]\n\tfnclex\n\tfstpt %[r]\n\tfldcw %[host]" \
-                         : [r] "+m"(reg_), [sw] "=&a"(sw_) \
-                         : [cw] "m"(cw_), [host] "m"(host_), ##__VA_ARGS__ \
-                         : "st", "st(1)", "st(2)", "st(3)", "st(4)", "st(5)", "st(6)", "st(7)", "memory"); \
+        if (likely((cw_) == X87_HOST_CW)) \
+            __asm__ volatile("fnclex\n\tfldt %[r]\n\t" code "\n\tfnstsw %[sw]\n\tfstpt %[r]" \
+                             : [r] "+m"(reg_), [sw] "=&a"(sw_) \
+                             : [cw] "m"(cw_), ##__VA_ARGS__ \
+                             : X87_CLOBBERS); \
+        else \
+            __asm__ volatile("fnclex\n\tfldcw %[cw]\n\tfldt %[r]\n\t" code "\n\tfnstsw %[sw]\n\tfnclex\n\tfstpt %[r]\n\tfldcw %[host]" \
+                             : [r] "+m"(reg_), [sw] "=&a"(sw_) \
+                             : [cw] "m"(cw_), [host] "m"(host_), ##__VA_ARGS__ \
+                             : X87_CLOBBERS); \
     } while (0)
 /* The same with ST1 = second_, which is thrown away afterwards. */
 #define X87_RUN2(code, reg_, second_, cw_, sw_) \
     do { \
         uint16_t host_ = X87_HOST_CW; \
-        __asm__ volatile("fnclex\n\tfldcw %[cw]\n\tfldt %[b]\n\tfldt %[r]\n\t" code \
-                         "\n\tfnstsw %[sw]\n\tfnclex\n\tfstpt %[r]\n\tfstp %%st(0)\n\tfldcw %[host]" \
-                         : [r] "+m"(reg_), [sw] "=&a"(sw_) \
-                         : [cw] "m"(cw_), [host] "m"(host_), [b] "m"(second_) \
-                         : "st", "st(1)", "st(2)", "st(3)", "st(4)", "st(5)", "st(6)", "st(7)", "memory"); \
+        if (likely((cw_) == X87_HOST_CW)) \
+            __asm__ volatile("fnclex\n\tfldt %[b]\n\tfldt %[r]\n\t" code "\n\tfnstsw %[sw]\n\tfstpt %[r]\n\tfstp %%st(0)" \
+                             : [r] "+m"(reg_), [sw] "=&a"(sw_) \
+                             : [b] "m"(second_) \
+                             : X87_CLOBBERS); \
+        else \
+            __asm__ volatile("fnclex\n\tfldcw %[cw]\n\tfldt %[b]\n\tfldt %[r]\n\t" code \
+                             "\n\tfnstsw %[sw]\n\tfnclex\n\tfstpt %[r]\n\tfstp %%st(0)\n\tfldcw %[host]" \
+                             : [r] "+m"(reg_), [sw] "=&a"(sw_) \
+                             : [cw] "m"(cw_), [host] "m"(host_), [b] "m"(second_) \
+                             : X87_CLOBBERS); \
     } while (0)
 
 static inline void load_f80(Cpu *c, const Insn *i, F80 *v)

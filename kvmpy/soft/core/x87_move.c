@@ -5,10 +5,16 @@
 #define LOAD_HOST(code, reg_, sw_, ...) \
     do { \
         uint16_t host_ = X87_HOST_CW; \
-        __asm__ volatile("fnclex\n\tfldcw %[cw]\n\t" code "\n\tfnstsw %[sw]\n\tfnclex\n\tfldcw %[host]\n\tfstpt %[v]\n\tfninit\n\tfldcw %[host]" \
-                         : [v] "=m"(reg_), [sw] "=&a"(sw_) \
-                         : [cw] "m"(c->x87.control), [host] "m"(host_), ##__VA_ARGS__ \
-                         : "st", "st(1)", "st(2)", "st(3)", "st(4)", "st(5)", "st(6)", "st(7)", "memory"); \
+        if (likely(c->x87.control == X87_HOST_CW)) \
+            __asm__ volatile("fnclex\n\t" code "\n\tfnstsw %[sw]\n\tfstpt %[v]" \
+                             : [v] "=m"(reg_), [sw] "=&a"(sw_) \
+                             : [cw] "m"(c->x87.control), ##__VA_ARGS__ \
+                             : X87_CLOBBERS); \
+        else \
+            __asm__ volatile("fnclex\n\tfldcw %[cw]\n\t" code "\n\tfnstsw %[sw]\n\tfnclex\n\tfldcw %[host]\n\tfstpt %[v]\n\tfninit\n\tfldcw %[host]" \
+                             : [v] "=m"(reg_), [sw] "=&a"(sw_) \
+                             : [cw] "m"(c->x87.control), [host] "m"(host_), ##__VA_ARGS__ \
+                             : X87_CLOBBERS); \
     } while (0)
 
 /* The stack is looked at before the conversion: an overflow hides the operand's own exceptions. */
@@ -99,14 +105,23 @@ CONSTANT(FLDLN2, fldln2)
 CONSTANT(FLDZ, fldz)
 
 /* ---- stores ---- */
-#define STORE_HOST(code, out_, reg_, sw_) \
+/* `drop`: takes the number off the host's stack where `code` does not. */
+#define STORE_HOST(code, drop, out_, reg_, sw_) \
     do { \
         uint16_t host_ = X87_HOST_CW; \
-        __asm__ volatile("fnclex\n\tfldcw %[cw]\n\tfldt %[v]\n\t" code " %[o]\n\tfnstsw %[sw]\n\tfnclex\n\tfninit\n\tfldcw %[host]" \
-                         : [o] "=m"(out_), [sw] "=&a"(sw_) \
-                         : [cw] "m"(c->x87.control), [host] "m"(host_), [v] "m"(reg_) \
-                         : "st", "st(1)", "st(2)", "st(3)", "st(4)", "st(5)", "st(6)", "st(7)", "memory"); \
+        if (likely(c->x87.control == X87_HOST_CW)) \
+            __asm__ volatile("fnclex\n\tfldt %[v]\n\t" code " %[o]\n\tfnstsw %[sw]\n\t" drop \
+                             : [o] "=m"(out_), [sw] "=&a"(sw_) \
+                             : [v] "m"(reg_) \
+                             : X87_CLOBBERS); \
+        else \
+            __asm__ volatile("fnclex\n\tfldcw %[cw]\n\tfldt %[v]\n\t" code " %[o]\n\tfnstsw %[sw]\n\tfnclex\n\tfninit\n\tfldcw %[host]" \
+                             : [o] "=m"(out_), [sw] "=&a"(sw_) \
+                             : [cw] "m"(c->x87.control), [host] "m"(host_), [v] "m"(reg_) \
+                             : X87_CLOBBERS); \
     } while (0)
+#define DROP_true ""
+#define DROP_false "fstp %%st(0)"
 
 /* An unmasked overflow or underflow keeps a store to memory from happening, unlike one to a register. */
 static bool take_store(Cpu *c, uint16_t sw)
@@ -129,7 +144,7 @@ static bool take_store(Cpu *c, uint16_t sw)
         if (unlikely(empty)) \
             store = x87_stack_fault(c, false); \
         else { \
-            STORE_HOST(code, out, *x87_st(c, 0), sw); \
+            STORE_HOST(code, DROP_##pop, out, *x87_st(c, 0), sw); \
             store = take_store(c, sw); \
         } \
         if (store) { \
@@ -189,7 +204,7 @@ EXEC_VOID(fbstp)
     bool empty = x87_empty(c, 0);
     mem_probe_write(c, i, i->seg, mem_linear(c, i, i->seg, mem_offset(c, i), 10, true), 10);
     if (!empty)
-        STORE_HOST("fbstp", out, *x87_st(c, 0), sw);
+        STORE_HOST("fbstp", DROP_true, out, *x87_st(c, 0), sw);
     if (!(sw & ~c->x87.control & (SW_IE | SW_OE | SW_UE)))
         store_f80(c, i, &out);
     x87_note(c, i);
