@@ -185,7 +185,7 @@ struct Cpu {
     uint8_t shadow;  /* interrupts are inhibited until one more instruction has ended: 1 after STI, 2 after MOV/POP SS */
     TlbEntry *tlb;   /* table of the present privilege */
     uint64_t seg_base[SEG_COUNT]; /* what an offset gets added: base of seg[], but 0 for ES, CS, SS, DS in 64-bit mode */
-    uint64_t tlb_generation; /* changes with each flush and with CS.base: links between pages check it */
+    uint64_t tlb_generation; /* changes with each flush of pages that code was fetched from, and with CS.base: links check it */
     uint64_t code_base;      /* CS.base that the generation stands for */
     uint64_t code_key;       /* of tlb_generation and mode, see run_translated.c; kept while translated code runs */
     uint64_t code_key_generation; /* it stands for */
@@ -258,6 +258,7 @@ struct Cpu {
     uint64_t tlb_log[TLB_SIZE];      /* what walks since the last flush may have put into the tables, see mmu.c */
     uint32_t tlb_log_count;          /* of 4 KiB pages, from its start; more than TLB_SIZE: the log has lost some */
     uint32_t tlb_log_large;          /* of larger pages, from its end */
+    uint64_t tlb_fetched[TLB_SIZE / 64]; /* index of an entry that code was fetched by under this generation */
     uint64_t tlb_logged[2][TLB_SIZE / 64]; /* index of an entry of 4 KiB pages is in the log: of one address space, global */
 };
 

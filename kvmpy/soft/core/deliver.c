@@ -199,7 +199,7 @@ static void deliver_long(Cpu *c, const Insn *i, const Event *e)
     seg_set_cs(c, sel, &cs, cpl);
     c->rip = target;
     clear_flags(c, FL_TF | FL_NT | FL_VM | FL_RF | (DESC_TYPE(&gate) & 1 ? 0 : FL_IF));
-    cpu_update_mode(c);
+    cpu_update_privilege(c);
 }
 
 struct kp_delivery *note_delivery(Cpu *c, int vector, int kind, bool has_error, uint32_t error, uint64_t rip)

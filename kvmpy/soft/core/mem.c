@@ -284,9 +284,30 @@ void mem_write_bytes(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, const
     core_give(c, taken);
 }
 
+/* The entry of the supervisor's table for an implicit access, which may be another than the present privilege's. */
+static TlbEntry *implicit_entry(Cpu *c, uint64_t linear) { return &c->tlb_super[linear >> 12 & (TLB_SIZE - 1)]; }
+
+/* 1, 2, 4 or 8 bytes by one move, as other processors see it. */
+static void move_plain(void *to, const void *from, unsigned size)
+{
+    if (likely(size == 8))
+        memcpy(to, from, 8);
+    else if (size == 4)
+        memcpy(to, from, 4);
+    else if (size == 2)
+        memcpy(to, from, 2);
+    else
+        memcpy(to, from, 1);
+}
+
 uint64_t sys_read(Cpu *c, const Insn *i, uint64_t linear, unsigned size)
 {
     uint64_t v = 0;
+    const TlbEntry *e = implicit_entry(c, linear);
+    if (likely(e->read == TLB_TAG(linear, size))) {
+        move_plain(&v, host_of(e, linear), size);
+        return v;
+    }
     bool taken = core_take(c);
     read_any(c, i, SEG_DS, linear, (uint8_t *)&v, size, true);
     core_give(c, taken);
@@ -295,6 +316,11 @@ uint64_t sys_read(Cpu *c, const Insn *i, uint64_t linear, unsigned size)
 
 void sys_write(Cpu *c, const Insn *i, uint64_t linear, unsigned size, uint64_t value)
 {
+    const TlbEntry *e = implicit_entry(c, linear);
+    if (likely(e->write == TLB_TAG(linear, size))) {
+        move_plain(host_of(e, linear), &value, size);
+        return;
+    }
     bool taken = core_take(c);
     write_any(c, i, SEG_DS, linear, (const uint8_t *)&value, size, true);
     core_give(c, taken);
@@ -303,7 +329,9 @@ void sys_write(Cpu *c, const Insn *i, uint64_t linear, unsigned size, uint64_t v
 const TlbEntry *mem_fetch(Cpu *c, uint64_t linear)
 {
     const Insn *i = &c->run->boundary[0];
-    TlbEntry *e = &fill_table(c, false)[linear >> 12 & (TLB_SIZE - 1)];
+    unsigned n = linear >> 12 & (TLB_SIZE - 1);
+    TlbEntry *e = &fill_table(c, false)[n];
+    c->tlb_fetched[n >> 6] |= 1ull << (n & 63);
     if (unlikely(e->exec != (linear & ~0xfffull))) {
         e = entry(c, i, SEG_CS, linear, ACCESS_EXEC, false);
         if (e->flags & TLBF_MMIO) { /* no RAM to fetch from: KVM's emulator gives up likewise, without instruction bytes */

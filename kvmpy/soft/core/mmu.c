@@ -337,7 +337,13 @@ static void invalidate_index(Cpu *c, unsigned n)
     invalidate(&c->tlb_slow[n], n);
 }
 
-static void new_generation(Cpu *c) { c->tlb_generation = next_generation(c); }
+static void new_generation(Cpu *c)
+{
+    c->tlb_generation = next_generation(c);
+    memset(c->tlb_fetched, 0, sizeof c->tlb_fetched);
+}
+
+static bool code_fetched(const Cpu *c, unsigned n) { return c->tlb_fetched[n >> 6] >> (n & 63) & 1; }
 
 void tlb_clear(Cpu *c)
 {
@@ -394,14 +400,19 @@ void tlb_flush_page(Cpu *c, uint64_t linear)
         tlb_clear(c);
         return;
     }
+    /* What leads to code without a look at the tables is as good as ever where no code came from the page. */
+    bool fetched = code_fetched(c, log_index(linear));
     invalidate_index(c, log_index(linear));
     /* all 4 KiB pieces of a large page go with it */
     for (uint32_t n = 1; n <= c->tlb_log_large; n++) {
         uint64_t entry = c->tlb_log[TLB_SIZE - n];
-        if ((entry ^ linear) >> LOG_SHIFT(entry) == 0)
+        if ((entry ^ linear) >> LOG_SHIFT(entry) == 0) {
+            fetched |= code_fetched(c, log_index(entry));
             invalidate_index(c, log_index(entry));
+        }
     }
-    new_generation(c);
+    if (fetched)
+        new_generation(c);
 }
 
 static void flush_phys_index(Cpu *c, unsigned n, uint64_t page)

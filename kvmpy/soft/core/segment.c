@@ -140,15 +140,19 @@ void seg_load(Cpu *c, const Insn *i, unsigned seg, uint16_t sel)
     seg_from_desc(&c->seg[seg], sel, &d);
 }
 
-void seg_drop_inner(Cpu *c)
+bool seg_drop_inner(Cpu *c)
 {
+    bool any = false;
     static const uint8_t data[] = {SEG_ES, SEG_DS, SEG_FS, SEG_GS};
     for (unsigned n = 0; n < ARRAY_SIZE(data); n++) {
         struct kvm_segment *s = &c->seg[data[n]];
         bool conforming = (s->type & 0xc) == 0xc;
-        if (!s->unusable && s->dpl < c->cpl && !conforming)
+        if (!s->unusable && s->dpl < c->cpl && !conforming) {
             seg_set_null(s, 0);
+            any = true;
+        }
     }
+    return any;
 }
 
 /* ---- stacks in the TSS ---- */

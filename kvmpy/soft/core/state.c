@@ -62,6 +62,17 @@ void cpu_update_mode(Cpu *c)
     update_denials(c);
 }
 
+void cpu_update_privilege(Cpu *c)
+{
+    if (!in_64bit(c) || !c->seg[SEG_CS].l || c->eflags & FL_VM) {
+        cpu_update_mode(c);
+        return;
+    }
+    c->cpl = c->seg[SEG_SS].dpl;
+    c->mode = c->cpl == 3 ? c->mode | MODE_USER : c->mode & ~MODE_USER;
+    cpu_update_tlb(c);
+}
+
 void cpu_update_tlb(Cpu *c)
 {
     bool user = c->cpl == 3, ac = c->eflags & FL_AC && (user ? c->cr0 & CR0_AM : c->cr4 & CR4_SMAP);

@@ -274,13 +274,11 @@ void far_return_enter(Cpu *c, const Insn *i, uint16_t sel, Desc *cs, uint64_t of
             c->seg[SEG_SS] = new_ss;
     }
     c->rip = offset;
-    cpu_update_mode(c);
+    cpu_update_privilege(c);
     if (new_stack)
         set_outer_sp(c, sp + release);
-    if (outer) {
-        seg_drop_inner(c);
+    if (outer && seg_drop_inner(c))
         cpu_update_mode(c);
-    }
 }
 
 static const Insn *far_return(Cpu *c, const Insn *i, uint64_t release)

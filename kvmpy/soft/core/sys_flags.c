@@ -52,7 +52,7 @@ EXEC(clear_ac)
     if (c->cpl != 0 || c->mode & MODE_VM86)
         raise_ud(c, i);
     flags_write(c, 0, FL_AC);
-    JUMP_INDIRECT(i->next_rip); /* the mode has changed: no link may be followed */
+    LEAVE();
 }
 
 EXEC(set_ac)
@@ -60,7 +60,7 @@ EXEC(set_ac)
     if (c->cpl != 0 || c->mode & MODE_VM86)
         raise_ud(c, i);
     flags_write(c, FL_AC, FL_AC);
-    JUMP_INDIRECT(i->next_rip);
+    LEAVE();
 }
 ONE(clac, clear_ac)
 ONE(stac, set_ac)

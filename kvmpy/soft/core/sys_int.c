@@ -181,7 +181,8 @@ EXEC(int_return)
     else
         iret_real(c, i);
     c->nmi_masked = false;
-    c->attention = 1; /* an NMI or interrupt may be waiting */
+    if (c->nmi_pending)
+        c->attention = 1;
     return NULL;
 }
 ONE(iret, int_return)

@@ -41,7 +41,7 @@ EXEC(system_call)
         flags_write(c, 0, FL_IF | FL_RF | FL_VM);
         c->rip = (uint32_t)c->star;
     }
-    cpu_update_mode(c);
+    cpu_update_privilege(c);
     return NULL;
 }
 ONE(syscall, system_call)
@@ -64,8 +64,7 @@ EXEC(system_return)
         cpu_set_rflags(c, c->gpr[R11] & 0x3c7fd7);
     else
         flags_write(c, FL_IF, FL_IF);
-    cpu_update_mode(c);
-    c->attention = 1;
+    cpu_update_privilege(c);
     return NULL;
 }
 ONE(sysret, system_return)
@@ -81,7 +80,7 @@ EXEC(system_enter)
     flat_ss(c, (uint16_t)(sel + 8), 0);
     c->gpr[RSP] = lma ? c->sysenter_esp : (uint32_t)c->sysenter_esp;
     c->rip = lma ? c->sysenter_eip : (uint32_t)c->sysenter_eip;
-    cpu_update_mode(c);
+    cpu_update_privilege(c);
     return NULL;
 }
 ONE(sysenter, system_enter)
@@ -100,7 +99,7 @@ EXEC(system_exit)
     flat_ss(c, (uint16_t)((sel + (to64 ? 40 : 24)) | 3), 3);
     c->rip = to64 ? rip : (uint32_t)rip;
     c->gpr[RSP] = to64 ? rsp : (uint32_t)rsp;
-    cpu_update_mode(c);
+    cpu_update_privilege(c);
     return NULL;
 }
 ONE(sysexit, system_exit)

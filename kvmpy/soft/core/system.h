@@ -8,6 +8,7 @@
 #define RFLAGS_ALL 0x3f7fd7u
 
 /* ---- state.c, mmu.c ---- */
+void cpu_update_privilege(Cpu *c); /* after CS and SS have changed and nothing else did: quick from 64-bit to 64-bit code */
 void cpu_update_tlb(Cpu *c); /* after CPL, EFLAGS.AC or CR4.SMAP changed and nothing else did */
 void tlb_clear(Cpu *c);      /* the tables hold anything: makes all entries invalid */
 
@@ -57,8 +58,8 @@ void seg_set_real(Cpu *c, unsigned seg, uint16_t sel); /* real and virtual 8086 
 void seg_load(Cpu *c, const Insn *i, unsigned seg, uint16_t sel);
 /* Checks and reads a stack segment for privilege `cpl`; raises #vector(sel | ext), #SS where it is not present. */
 void seg_check_stack(Cpu *c, const Insn *i, uint16_t sel, unsigned cpl, int vector, uint32_t ext, Desc *d);
-/* Null the data segments that the outer privilege may not use (RET, IRET). */
-void seg_drop_inner(Cpu *c);
+/* Null the data segments that the outer privilege may not use (RET, IRET); true: there were such. */
+bool seg_drop_inner(Cpu *c);
 /* CS of privilege `cpl` from a checked descriptor. */
 void seg_set_cs(Cpu *c, uint16_t sel, const Desc *d, unsigned cpl);
 /* SS that 64-bit mode loads as null when the privilege changes. */

@@ -204,6 +204,24 @@ static void emit_thunks(struct Translator *t)
     emit_constant(&e, H_RAX, 0);
     set_rel32(other, e.p);
     emit_jump(&e, t, t->exit_saved);
+
+    /* rax: the Insn; RFLAGS are in their slot */
+    t->finish = executable(t, e.p);
+    each_register(&e, false, 0);
+    spill_vectors(&e);
+    emit_load(&e, H_RDI, rm_gs(offsetof(Cpu, self)));
+    emit_mov(&e, H_RSI, H_RAX);
+    emit_constant(&e, H_RAX, (uintptr_t)translated_finish);
+    put8(&e, 0xff); /* call rax */
+    put8(&e, 0xd0);
+    emit_op(&e, 0x85 | OP_W, H_RAX, rm_reg(H_RAX)); /* test: Way.code */
+    uint8_t *out = emit_jcc(&e, CC_E);
+    each_register(&e, true, 0);
+    put8(&e, 0xff); /* jmp rax */
+    put8(&e, 0xe0);
+    set_rel32(out, e.p);
+    emit_mov(&e, H_RAX, H_RDX);
+    emit_jump(&e, t, t->exit_saved);
     t->blocks = t->next = e.p;
 }
 

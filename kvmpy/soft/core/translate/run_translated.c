@@ -136,11 +136,26 @@ static bool nothing_else(const Cpu *c)
 {
     const struct RunState *r = c->run;
     return !r->write_count && !r->exit_pending && !c->vm->timers_changed && !r->ending && c->budget > 0 && !c->pending_debug && !c->shadow &&
-           !c->halted && !r->check && c->lapic && !(c->eflags & (FL_TF | FL_RF)) && !r->slow_steps && !c->guest_debug.control &&
+           !c->halted && !(r->check && c->eflags & FL_IF) && c->lapic && !(c->eflags & (FL_TF | FL_RF)) && !r->slow_steps && !c->guest_debug.control &&
            c->resume_linear == NEVER && !(c->dr[7] & 0xff);
 }
 
-/* The last instruction of a block, which has no emitter; true: RIP is set, and the next block can be entered. */
+/* The translated block at RIP, noted for indirect jumps; NULL: there is none, or the budget is too small for it. May raise the
+   fetch's fault. */
+static const uint8_t *next_code(Cpu *c, Block **found)
+{
+    const CodeTarget *target = &c->code_target[c->rip % CODE_TARGETS];
+    if (target->tag == (c->rip ^ c->code_key) && c->budget >= BLOCK_MAX) /* enough for any block */
+        return target->code;
+    Block *b = *found = block_find(c);
+    if (b->insn[0].exec != exec_translated || b->count > c->budget) /* or it is not complete: another vCPU makes it */
+        return NULL;
+    const uint8_t *code = executable(c->vm->translator, b->code + b->by_memory);
+    set_target(c, b->rip, code);
+    return code;
+}
+
+/* The last instruction of a block, by its handler; true: RIP is set, and the next block can be entered. */
 static bool end_block(Cpu *c, const Insn *i, const Insn **next)
 {
     enum { NO_CHAIN = 2 }; /* the handler must not run into the next block from here: attention stops it */
@@ -155,6 +170,31 @@ static bool end_block(Cpu *c, const Insn *i, const Insn **next)
         return false;
     forget_accesses(c);
     return true;
+}
+
+Way translated_finish(Cpu *c, const Insn *i)
+{
+    c->budget += BLOCK_MAX;
+    count_retired(c, 1);
+    cc_explicit(c, from_native(c->native_flags));
+    if (unlikely(c->attention)) {
+        c->run->entered = c->budget + 1;
+        c->budget -= BLOCK_MAX;
+        return (Way){NULL, (uintptr_t)i};
+    }
+    c->stat[STAT_HANDLER_CALLS]++;
+    const Block *b = i->block;
+    (i == b->insn ? b->first : i->exec)(c, i);
+    c->run->entered = c->budget;
+    prepare(c);
+    const uint8_t *code = NULL;
+    if (likely(!c->attention && nothing_else(c))) {
+        Block *found = NULL;
+        forget_accesses(c);
+        code = next_code(c, &found);
+    }
+    c->budget -= BLOCK_MAX;
+    return (Way){code, 0};
 }
 
 const Insn *exec_translated(Cpu *c, const Insn *i)
@@ -180,14 +220,12 @@ const Insn *exec_translated(Cpu *c, const Insn *i)
                 count_shared_miss(c, next->block);
             if (next && insn_table[next->id].attributes & A_END) {
                 if (end_block(c, next, &next)) {
-                    const Block *to = block_find(c);
-                    if (to->count <= c->budget && to->insn[0].exec == exec_translated) { /* complete, whoever has made it */
-                        prepare(c);
-                        entry = executable(t, to->code + to->by_memory);
-                        set_target(c, to->rip, entry);
+                    Block *to = NULL;
+                    prepare(c);
+                    entry = next_code(c, &to);
+                    if (entry)
                         continue;
-                    }
-                    return enter_block(c, (Block *)to);
+                    return enter_block(c, to);
                 }
             }
             /* a first instruction that the translation does not do must not lead into it again */

@@ -9,4 +9,12 @@
 uint64_t translated_fallback(Cpu *c, const Insn *i);
 #define LEFT_RIP 2u
 
+/* Where execution goes on behind an instruction that ends a block: at translated code, or, `code` NULL, out with `left` (LEFT_*). */
+typedef struct {
+    const uint8_t *code;
+    uint64_t left;
+} Way;
+/* Executes the last instruction of a block by its handler, which does not chain (see handler_chains); all state is in memory. */
+Way translated_finish(Cpu *c, const Insn *i);
+
 #endif

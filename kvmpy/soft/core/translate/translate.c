@@ -535,9 +535,10 @@ static bool emit_region(Emit *e, const Insn *writer)
         }
         if (e->i == writer)
             return false;
-        if (end) { /* the interpreter does the last instruction, and knows where to go on */
+        if (end) { /* its handler knows where to go on */
             flags_to_memory(e);
-            emit_to_interpreter(e, e->i, false);
+            emit_to_handler(e, e->i, false);
+            emit_jump(&e->code, e->t, handler_chains(e->i) ? e->t->exit : e->t->finish);
             return true;
         }
         emit_handler(e);

@@ -50,6 +50,7 @@ struct Translator {
     const uint8_t *exit_saved;  /* thunks, executable addresses: leave, the state is in memory already */
     const uint8_t *exit;        /* spill registers, leave with rax */
     const uint8_t *fallback;    /* execute the instruction at rax by its handler */
+    const uint8_t *finish;      /* the same with the last of a block: goes on at the next one's code */
     const uint8_t *load_vectors[VECTORS_WHOLE + 1]; /* by VECTORS_*: makes what is live be that */
 };
 
@@ -81,6 +82,11 @@ static inline bool translator_full(const struct Translator *t)
 void translation_remember(struct Translator *t, const Block *b);
 /* Does its translation hold an instruction with a byte of its page from `first` to `last`? */
 bool translation_covers(const Vm *vm, const Block *b, unsigned first, unsigned last);
+/* May the handler of this last instruction of a block run on into the next block? Jumps do; what leaves to the run loop does not. */
+static inline bool handler_chains(const Insn *i)
+{
+    return insn_table[i->id].attributes & (A_JUMP | A_CALL | A_RET) || i->id == INSN_jmp_Ev;
+}
 void exit_link(Exit *x, Block *to);
 /* What is linked to a block that is dropped goes through its stub again; who finds the block's code otherwise leaves. */
 void translation_drop(Vm *vm, Block *b);

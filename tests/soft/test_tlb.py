@@ -1,0 +1,124 @@
+"""What translations the software CPU keeps, and what leads to code by them: interpreted and translated from the first run on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from kvmpy.native import lib
+from kvmpy.soft import SoftBackend
+from tests.soft.soft_guest import CODE, TABLES, Guest
+from tests.soft.system_guest import assemble
+
+HLT = lib.KVM_EXIT_HLT
+WINDOW = 1 << 39  # the second entry of the PML4
+SPACES = (TABLES, 0x30000)  # PML4s; their tables for the window follow at 0x20000 and 0x31000
+FRAMES = 0x40000
+P, W, U, PS, G = 1, 2, 4, 0x80, 0x100
+CR4_PGE, CR4_PCIDE = 0x80, 0x20000
+Make = Callable[..., Guest]
+
+
+def window_table(space: int) -> int:
+    """The page table of the window's first 2 MiB."""
+    return (0x22000, 0x33000)[space]
+
+
+def frame(number: int) -> int:
+    return FRAMES + number * 0x1000
+
+
+@pytest.fixture(params=[0, 1], ids=["interpreted", "translated"])
+def make(request: pytest.FixtureRequest) -> Iterator[Make]:
+    made: list[Guest] = []
+    if request.param:
+        with SoftBackend(translate=1).create_vm() as vm:
+            if not vm.translating:
+                pytest.skip("this host lets no program make code")
+
+    def build(source: str, frames: dict[int, str], *, cr4: int = 0) -> Guest:
+        """`frames`: code in frames 0 and on, as at the window's pages of the same number."""
+        guest = Guest(assemble(source, 64, CODE), "long", translate=request.param, chips=True)
+        made.append(guest)
+        guest.put(SPACES[1], guest.get(TABLES, 8))
+        for space, root in enumerate(SPACES):
+            directory = (0x20000, 0x31000)[space]
+            guest.put(root + 8, (directory | P | W | U).to_bytes(8, "little"))
+            guest.put(directory, (directory + 0x1000 | P | W | U).to_bytes(8, "little"))
+            guest.put(directory + 0x1000, (window_table(space) | P | W | U).to_bytes(8, "little"))
+            for page in range(16):
+                guest.put(window_table(space) + 8 * page, (frame(page) | P | W | U).to_bytes(8, "little"))
+        for number, text in frames.items():
+            guest.put(frame(number), assemble(text, 64, 0))
+        sregs = guest.vcpu.get_sregs()
+        sregs.cr4 |= cr4
+        guest.vcpu.set_sregs(sregs)
+        return guest
+
+    yield build
+    for guest in made:
+        guest.close()
+
+
+def run(guest: Guest) -> None:
+    assert guest.vcpu.run() == HLT
+
+
+def test_code_in_a_page_that_is_mapped_anew(make: Make) -> None:
+    """The second page of the window is now frame 1, now frame 2; a direct jump of the first leads there."""
+    source = f"""
+        mov $100,%ecx
+        xor %edx,%edx
+        mov ${WINDOW:#x},%rbx
+again:  call *%rbx
+        xorq ${frame(1) ^ frame(2):#x},{window_table(0) + 8:#x}
+        invlpg 0x1000(%rbx)
+        dec %ecx
+        jnz again
+        hlt"""
+    guest = make(source, {0: "jmp .+0x1000", 1: "add $1,%edx\nret", 2: "add $16,%edx\nret"})
+    run(guest)
+    assert guest.vcpu.get_regs().rdx == 50 + 50 * 16
+
+
+def test_code_in_a_large_page_that_is_mapped_anew(make: Make) -> None:
+    """Another address of the page is invalidated than code ran at; all of RAM is one page of 2 MiB, seen also at the window."""
+    source = f"""
+        mov $10,%ecx
+        xor %edx,%edx
+        mov ${WINDOW + FRAMES:#x},%rbx
+        movq ${P | W | PS:#x},0x21000
+again:  call *%rbx
+        movq ${0x22000 | P | W:#x},0x21000
+        invlpg 0x3000(%rbx)
+        call *%rbx
+        movq ${P | W | PS:#x},0x21000
+        invlpg (%rbx)
+        dec %ecx
+        jnz again
+        hlt"""
+    guest = make(source, {0: "add $1,%edx\nret", 2: "add $16,%edx\nret"})
+    guest.put(window_table(0) + 8 * (FRAMES >> 12), (frame(2) | P | W).to_bytes(8, "little"))
+    run(guest)
+    assert guest.vcpu.get_regs().rdx == 10 + 10 * 16
+
+
+def test_a_data_page_that_is_mapped_anew_costs_no_link(make: Make) -> None:
+    source = f"""
+        mov $1000,%ecx
+        xor %edx,%edx
+        mov ${WINDOW:#x},%rbx
+again:  xorq ${frame(1) ^ frame(2):#x},{window_table(0) + 8:#x}
+        invlpg 0x1000(%rbx)
+        add 0x1000(%rbx),%edx
+        call *%rbx
+        dec %ecx
+        jnz again
+        hlt"""
+    guest = make(source, {0: "ret", 1: ".int 1", 2: ".int 16"})
+    run(guest)
+    assert guest.vcpu.get_regs().rdx == 500 + 500 * 16
+    found = guest.vcpu.statistics()
+    assert found["exits_unlinked"] + found["exits_to_handler"] + found["exits_to_loop"] < 50
+    assert found["tlb_fills"] >= 1000
