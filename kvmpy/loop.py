@@ -246,6 +246,8 @@ class Loop:
                     if self.rung is not None:
                         with self.lock:
                             self.rung()
+                        if posted:
+                            self._drain()
                     self.look_for_halt(seat)
                     continue
                 acquire()

@@ -276,6 +276,22 @@ def test_a_post_from_within_a_device_runs_after_it():
     assert order == ["written", "posted"]
 
 
+@both
+def test_a_doorbell_s_work_is_done_and_what_it_posts(threaded):
+    loop, _, _ = make([answer(0)], threaded=threaded)
+    done = []
+
+    def rung():
+        assert loop.lock.locked()
+        if not done:
+            done.append("work")
+            threading.Thread(target=loop.post, args=(lambda: done.append("posted") or loop.stop(Stopped("done")),)).start()
+            time.sleep(0.05)  # the lock is not free: whoever has it finds the call
+
+    loop.rung = rung
+    assert loop.run(5) == Stopped("done") and done == ["work", "posted"]
+
+
 def test_an_error_between_two_runs_comes_out_of_the_next():
     loop, _, _ = make([END])
     loop.post(lambda: 1 / 0)

@@ -17,10 +17,16 @@ CONTENT = random.Random(5).randbytes(3 << 20)
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(("kind", "cpus", "clock"), [("pc", 2, "host"), ("micro", 2, "virtual"), ("pc", 8, "host")])
-def test_all_cpus_work_and_see_memory_change(kind: str, cpus: int, clock: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "cpus", "clock", "parallel"),
+    [
+        ("pc", 2, "host", False), ("micro", 2, "virtual", False), ("pc", 8, "host", False),
+        ("pc", 2, "host", True), ("micro", 4, "host", True),
+    ],
+)
+def test_all_cpus_work_and_see_memory_change(kind: str, cpus: int, clock: str, parallel: bool) -> None:
     needs("smp")
-    with Machine("256M", cpus, machine=kind, backend="soft", clock=clock) as machine:
+    with Machine("256M", cpus, machine=kind, backend="soft", clock=clock, parallel=parallel) as machine:
         machine.load(CACHE / "vmlinuz", initrd=CACHE / "initrd.cpio.gz", append="console=ttyS0 quiet kvmpy.test=smp")
         verdict = machine.run(SECONDS)
         text = machine.serial.text
@@ -29,13 +35,14 @@ def test_all_cpus_work_and_see_memory_change(kind: str, cpus: int, clock: str) -
     assert f"{100 * cpus} faults, 0 stale" in text
 
 
-@pytest.mark.parametrize("kind", ["pc", "micro"])
-def test_disks_network_and_four_cpus_at_once(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "parallel"), [("pc", False), ("micro", False), ("pc", True)])
+def test_disks_network_and_four_cpus_at_once(kind: str, parallel: bool, tmp_path: Path) -> None:
     needs("together")
     needs_user_network()
     disks = [make_ext4(tmp_path / name, CONTENT, "24M") for name in ("one", "two")]
     with web_page(CONTENT) as port, Machine(
-        "256M", 4, machine=kind, backend="soft", net=["user"], disks=[f"{disk},format=raw,bus=virtio" for disk in disks]
+        "256M", 4, machine=kind, backend="soft", net=["user"], disks=[f"{disk},format=raw,bus=virtio" for disk in disks],
+        parallel=parallel,
     ) as machine:
         append = f"console=ttyS0 quiet kvmpy.test=together kvmpy.ping=10.0.2.2 kvmpy.url=http://10.0.2.2:{port}/"
         verdict = machine.load(CACHE / "vmlinuz", initrd=CACHE / "initrd.cpio.gz", append=append).run(SECONDS)

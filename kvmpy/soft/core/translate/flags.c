@@ -172,7 +172,7 @@ void flags_written(Emit *e) { e->flags = (Flags){FLAGS_HOST, flags_repeatable(e-
 static bool leaves(emit_fn fn)
 {
     return fn == translate_string || fn == translate_pushf || fn == translate_cli || fn == translate_swapgs || fn == translate_base ||
-           fn == translate_xlat;
+           fn == translate_xlat || fn == translate_pause;
 }
 
 bool may_leave(const Insn *i)
