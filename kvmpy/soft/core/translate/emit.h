@@ -142,7 +142,7 @@ void emit_lookup(Emit *e);
 void emit_jump_found(Emit *e);
 
 /* ---- the stack ---- */
-unsigned stack_size(const Emit *e);
+unsigned stack_size(const Emit *e); /* also of addresses in this mode */
 bool usual(const Emit *e); /* the operand has the stack's size */
 void move_sp(Emit *e, int32_t by);
 Rm push_place(Emit *e);

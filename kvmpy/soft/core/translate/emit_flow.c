@@ -14,7 +14,7 @@ Rm push_place(Emit *e)
 {
     unsigned size = stack_size(e);
     Rm place;
-    if (size == 8 && emit_shared(e, RSP, -8, 8, CHECK_WRITE, &place))
+    if (emit_shared(e, RSP, -(int64_t)size, size, CHECK_WRITE, &place))
         return place;
     flags_keep(e);
     emit_op(&e->code, 0x8du | (size == 8 ? OP_W : 0), H_RCX, rm_mem(host_register[RSP], -(int32_t)size));
@@ -26,7 +26,7 @@ Rm top_place(Emit *e, unsigned base)
 {
     unsigned size = stack_size(e);
     Rm place;
-    if (size == 8 && emit_shared(e, base, 0, 8, CHECK_READ, &place))
+    if (emit_shared(e, base, 0, size, CHECK_READ, &place))
         return place;
     flags_keep(e);
     emit_op(&e->code, 0x89u | size_op(size), host_register[base], rm_reg(H_RCX));

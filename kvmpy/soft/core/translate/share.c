@@ -1,5 +1,6 @@
 /* One check for several accesses of a block that go off the same register: the host address that the register stands for is held in
-   the frame, and the accesses behind the first need neither check nor exit. Only without index, in 64-bit mode. */
+   the frame, and the accesses behind the first need neither check nor exit. Only without index, and with addresses of the mode's own
+   size, `word` bytes. */
 #include "emit.h"
 
 #define SPAN 2048 /* of the displacements that are checked together */
@@ -13,26 +14,26 @@ typedef struct {
     int64_t moved; /* else: by so much */
 } Use;
 
-static bool plain(const Insn *i)
+static bool plain(const Insn *i, unsigned word)
 {
-    return i->flags & INSN_MEM && i->index == ZERO_REG && i->amask == ~0ull && i->seg < SEG_FS && !(i->flags & INSN_CHECK);
+    return i->flags & INSN_MEM && i->index == ZERO_REG && i->amask == (word == 8 ? ~0ull : 0xffffffff) && i->seg < SEG_FS && !(i->flags & INSN_CHECK);
 }
 
-static bool moves_by_constant(const Insn *i, unsigned base, int64_t *by)
+static bool moves_by_constant(const Insn *i, unsigned base, unsigned word, int64_t *by)
 {
-    if (i->osize != 8)
+    if (i->osize != word)
         return false;
     switch (i->id) {
     case INSN_add_EvIb:
     case INSN_add_EvIz: *by = (int64_t)i->imm; return !(i->flags & INSN_MEM) && i->rm == base;
     case INSN_sub_EvIb:
     case INSN_sub_EvIz: *by = -(int64_t)i->imm; return !(i->flags & INSN_MEM) && i->rm == base;
-    case INSN_lea: *by = (int64_t)i->disp; return i->reg == base && i->base == base && plain(i);
+    case INSN_lea: *by = (int64_t)i->disp; return i->reg == base && i->base == base && plain(i, word);
     default: return false;
     }
 }
 
-static Use use_of(const Insn *i, unsigned base)
+static Use use_of(const Insn *i, unsigned base, unsigned word)
 {
     emit_fn fn = emitter[i->id];
     Use u = {0};
@@ -41,24 +42,24 @@ static Use use_of(const Insn *i, unsigned base)
         return u;
     }
     bool pushes = fn == translate_push || fn == translate_push_imm || fn == translate_pushf || fn == translate_call || fn == translate_call_ev;
-    if (i->flags & INSN_MEM && fn != translate_lea && fn != translate_nothing && i->base == base && plain(i)) {
+    if (i->flags & INSN_MEM && fn != translate_lea && fn != translate_nothing && i->base == base && plain(i, word)) {
         u.access = emit_memory_operand(i, &u.size, &u.write);
         u.low = (int64_t)i->disp;
     } else if (base == RSP && pushes) {
-        u = (Use){.access = i->osize == 8, .write = true, .low = -8, .size = 8};
+        u = (Use){.access = i->osize == word, .write = true, .low = -(int64_t)word, .size = word};
     } else if ((base == RSP && (fn == translate_pop || fn == translate_ret)) || (base == RBP && fn == translate_leave)) {
-        u = (Use){.access = i->osize == 8, .size = 8};
+        u = (Use){.access = i->osize == word, .size = word};
     }
     if (base == ZERO_REG || !(written_registers(i) & 1u << base))
         return u;
-    if (base == RSP && i->osize == 8 && pushes)
-        u.moved = -8;
-    else if (base == RSP && i->osize == 8 && fn == translate_pop && i->rm != RSP)
-        u.moved = 8;
-    else if (base == RSP && i->osize == 8 && fn == translate_ret)
-        u.moved = 8 + (int64_t)i->imm;
+    if (base == RSP && i->osize == word && pushes)
+        u.moved = -(int64_t)word;
+    else if (base == RSP && i->osize == word && fn == translate_pop && i->rm != RSP)
+        u.moved = word;
+    else if (base == RSP && i->osize == word && fn == translate_ret)
+        u.moved = word + (int64_t)i->imm;
     else
-        u.lost = !moves_by_constant(i, base, &u.moved);
+        u.lost = !moves_by_constant(i, base, word, &u.moved);
     return u;
 }
 
@@ -66,7 +67,7 @@ void held_after(Emit *e)
 {
     if (!e->held.valid)
         return;
-    Use u = use_of(e->i, e->held.base);
+    Use u = use_of(e->i, e->held.base, stack_size(e));
     e->held.moved += u.moved;
     e->held.valid = !u.lost;
 }
@@ -77,7 +78,7 @@ static unsigned gather(const Emit *e, unsigned base, int64_t *low, int64_t *high
     int64_t moved = 0;
     unsigned count = 0;
     for (const Insn *i = e->i; i->left; i++) {
-        Use u = use_of(i, base);
+        Use u = use_of(i, base, stack_size(e));
         if (u.access) {
             int64_t first = u.low + moved, end = first + u.size;
             int64_t l = count && *low < first ? *low : first, h = count && *high > end ? *high : end;
@@ -113,9 +114,9 @@ bool emit_shared(Emit *e, unsigned base, int64_t disp, unsigned size, int kind, 
         return false; /* a register that has been moved: the sum fits no displacement */
     flags_keep(e);
     if (base == ZERO_REG)
-        emit_constant(o, H_RCX, (uint64_t)low);
+        emit_constant(o, H_RCX, stack_size(e) == 8 ? (uint64_t)low : (uint32_t)low);
     else
-        emit_lea(o, H_RCX, rm_mem(guest_value(e, base, H_RCX), (int32_t)low));
+        emit_op(o, stack_size(e) == 8 ? 0x8d | OP_W : 0x8d, H_RCX, rm_mem(guest_value(e, base, H_RCX), (int32_t)low));
     emit_check(e, (unsigned)(high - low), write ? CHECK_WRITE : CHECK_READ);
     e->open->shared = true;
     emit_join_registers(e);

@@ -132,7 +132,8 @@ bool emit_operand(Emit *e, unsigned size, int kind, Rm *out)
     const Insn *i = e->i;
     if (!emit_addressable(i))
         return false;
-    if (i->index == ZERO_REG && i->amask == ~0ull && i->seg < SEG_FS && emit_shared(e, i->base, (int64_t)i->disp, size, kind, out))
+    if (i->index == ZERO_REG && (i->amask == ~0ull || stack_size(e) == 4) && i->seg < SEG_FS &&
+        emit_shared(e, i->base, (int64_t)i->disp, size, kind, out))
         return true;
     *out = rm_mem2(H_RAX, H_RCX);
     flags_keep(e);
