@@ -162,7 +162,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         Input in = {data, data + size};
         Guest g = guest_head(&in);
         g.options &= ~(0x10 | 0x40 | 0x80u); /* debugging stops between instructions */
-        Vm *vm = machine_new(false, 1, way == TRANSLATED); /* interrupts come between blocks */
+        Vm *vm = machine_new(false, 1, way == TRANSLATED ? 1 + (g.options >> 13 & 1) : 0); /* interrupts come between blocks */
         guest_put(&g, vm->cpu[0], &in);
         memcpy(tables + LONG_AT, ram + LONG_AT, DIRECTORY_AT + 0x1000 - LONG_AT);
         kp_vm_set_deadline(vm, 4 * STEPS);

@@ -26,7 +26,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                                        {0xdd, 0x37}, {0xd9, 0x37}, {0x0f, 0xae, 0x1f}, {0x48, 0x0f, 0xc7, 0x27}};
     Input in = {data, data + size};
     unsigned mode = (unsigned)take(&in, 1) % MODE_COUNT, options = (unsigned)take(&in, 2);
-    Vm *vm = machine_new(false, 1, options & 0x4000);
+    Vm *vm = machine_new(false, 1, options >> 14 & 1);
     Cpu *c = vm->cpu[0];
     machine_tables();
     machine_mode(c, mode, options & 1 ? 3 : 0);

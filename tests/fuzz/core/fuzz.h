@@ -37,9 +37,10 @@ enum { IVT_AT = 0, GDT_AT = 0x3000, IDT_AT = 0x4000, TSS_AT = 0x6000, CODE_AT = 
 enum { REAL_MODE, VM86_MODE, PROTECTED16, PROTECTED32, PAGED32, PAE_MODE, COMPATIBILITY, LONG_MODE, MODE_COUNT };
 
 extern uint8_t *ram; /* RAM_SIZE bytes, guest-physical 0 */
-/* A VM with virtual time and one or two vCPUs, as if just made; the RAM is cleared. The next call takes it back. `translated`: code
-   is translated from its first run on. */
-Vm *machine_new(bool chips, unsigned vcpus, bool translated);
+/* A VM with virtual time and one or two vCPUs, as if just made; the RAM is cleared. The next call takes it back. Code is
+   translated once it has run `threshold` times (at 2 a block is joined with those behind it that have run before); 0: never. */
+#define MOST_RUNS 2
+Vm *machine_new(bool chips, unsigned vcpus, unsigned threshold);
 /* Tables for all modes: descriptors, gates whose handlers lie in the code at CODE_AT, a TSS, page tables. */
 void machine_tables(void);
 /* A vCPU in one of the modes; cpl 0 or 3. */

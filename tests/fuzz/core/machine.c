@@ -96,10 +96,10 @@ static Vm *put_back(const Kept *k)
     return vm;
 }
 
-Vm *machine_new(bool chips, unsigned vcpus, bool translated)
+Vm *machine_new(bool chips, unsigned vcpus, unsigned threshold)
 {
-    static Kept kept[2][2][2];
-    Kept *k = &kept[chips][vcpus - 1][translated];
+    static Kept kept[2][2][MOST_RUNS + 1];
+    Kept *k = &kept[chips][vcpus - 1][threshold];
     if (!ram)
         make_ram();
     memset(ram, 0, RAM_SIZE);
@@ -117,7 +117,7 @@ Vm *machine_new(bool chips, unsigned vcpus, bool translated)
             perror("vCPU");
             exit(1);
         }
-    if (translated && kp_vm_set_translator(vm, 1)) /* blocks at their first run; where the host allows no code, interpreted */
+    if (threshold && kp_vm_set_translator(vm, threshold)) /* where the host allows no code, interpreted */
         fprintf(stderr, "no translator here\n");
     keep(k, vm);
     return vm;
