@@ -239,7 +239,7 @@ uint32_t written_registers(const Insn *i)
     if (fn == translate_vector)
         return s[0] == 'G' || s[0] == 'E' || s[0] == 'R' ? both : 0;
     /* the others are copied: their first operand, or both of an exchange */
-    bool byte_reg = strstr(s, "Gb"), byte_rm = s[1] == 'b' && (s[0] == 'E' || s[0] == 'Z');
+    bool byte_reg = strstr(s, "Gb"), byte_rm = (s[0] == 'E' || s[0] == 'Z') && s[1] == 'b';
     uint32_t reg = bit(i->reg, byte_reg), rm = i->flags & INSN_MEM ? 0 : bit(i->rm, byte_rm || strstr(s, ",Eb"));
     if (i->id == INSN_xchg_EbGb || i->id == INSN_xchg_EvGv || i->id == INSN_xadd_EbGb || i->id == INSN_xadd_EvGv)
         return reg | rm;
