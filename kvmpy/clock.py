@@ -93,11 +93,11 @@ class HostClock(TimerQueue):
 
     name = "host"
 
-    def __init__(self, post: Callable[[Call], None]) -> None:
-        """`post` brings a function under the machine's lock, from any thread."""
+    def __init__(self, post: Callable[[Call], None], began: int = 0) -> None:
+        """`post` brings a function under the machine's lock, from any thread; `began`: so many ns have passed already."""
         super().__init__()
         self._post = post
-        self._zero = time.monotonic_ns()
+        self._zero = time.monotonic_ns() - began
         self._ahead = 0
         self._condition = threading.Condition()
         self._wake_at = NEVER

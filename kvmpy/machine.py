@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from kvmpy.backend import Backend, Vcpu, Vm
 from kvmpy.bus import MmioBus, PortBus, place
@@ -192,7 +192,8 @@ class Machine(Inspection):
             clock = VirtualClock(self.vm)
             self.loop.timers_due = clock.run_due
         else:
-            clock = HostClock(self.loop.post)
+            # the software CPU has a clock of its own, by which its records are stamped
+            clock = HostClock(self.loop.post, cast("Any", self.vm).now() if self.vm.name == "soft" else 0)
         self._closers.append(clock.close)
         return clock
 

@@ -7,6 +7,7 @@ import pytest
 
 from kvmpy.clock import NEVER, HostClock, VirtualClock
 from kvmpy.errors import ConfigError
+from kvmpy.machine import Machine
 
 
 class CountingVm:
@@ -88,3 +89,10 @@ def test_host_timers_come_through_the_door_given():
         late.cancel()
     finally:
         clock.close()
+
+
+def test_the_software_cpu_and_its_machine_have_one_time() -> None:
+    """So that a trace's events of the core and of Python stand in their order."""
+    with Machine("2M", backend="soft") as machine:
+        apart = min(abs(machine.clock.now() - machine.vm.now()) for _ in range(50))  # type: ignore[attr-defined]
+    assert apart < 200_000

@@ -114,13 +114,17 @@ def _add_coverage(commands: Any) -> None:
     add_parser(commands)
 
 
+REPL_LACKS = ("--gdb", "--timeout", "--until", "--json", "--stats", "--dump-translation", "--perf-map", "--autopsy")
+"""What is for a run to its end: at the prompt there are words for it."""
+
+
 def _add_repl(commands: Any) -> None:
     repl = commands.add_parser(
         "repl", help="boot an image by hand, at a Python prompt", formatter_class=RawFormatter,
         description="Loads IMAGE and gives a Python prompt on the paused machine: step, run, look, change.",
     )
     repl.add_argument("--plain", action="store_true", help="Python's own prompt, also where IPython is installed")
-    add_run_options(repl)
+    add_run_options(repl, [*REPL_LACKS, "--gdb-wait", "--gdb-nowait", "--gdb-arch", "--gdb-python", "--no-autopsy"])
 
 
 def _add_run(commands: Any) -> None:
@@ -133,9 +137,13 @@ def _add_run(commands: Any) -> None:
         "FILE.info, for disassemblers in FILE.drcov, else by address for kvmpy coverage")
 
 
-def add_run_options(run: argparse.ArgumentParser) -> None:
-    """What every command that boots an image takes."""
-    add = run.add_argument
+def add_run_options(run: argparse.ArgumentParser, lacks: Sequence[str] = ()) -> None:
+    """What every command that boots an image takes. Those that it lacks are known, but its help does not name them."""
+
+    def to(group: Any) -> Callable[..., Any]:
+        return lambda *names, **how: group.add_argument(*names, **{**how, **({"help": argparse.SUPPRESS} if names[0] in lacks else {})})
+
+    add = to(run)
     add("image", nargs="?", metavar="IMAGE", help="kernel (ELF, multiboot, PVH, bzImage), boot sector, disk or raw code")
     add("--boot", metavar="P", help="boot protocol, P@ADDRESS for raw code; by default it is recognised; 'help' lists them")
     add("--initrd", metavar="FILE", help="initial RAM disk, or first module")
@@ -147,7 +155,7 @@ def add_run_options(run: argparse.ArgumentParser) -> None:
         "--net", action="append", default=[], metavar="KIND[,NAME=VALUE...]",
         help="a NIC on user, tap, socket or hub, with model=virtio|e1000|ne2000, mac=, hostfwd=, ifname=, path=, pcap=, mtu= (repeatable)",
     )
-    add = run.add_argument_group("machine").add_argument
+    add = to(run.add_argument_group("machine"))
     add("--machine", default="pc", metavar="TYPE", help="pc (PCI, BIOS) or micro (serial ports and virtio-mmio only) (default pc)")
     add("--memory", "-m", default="128M", metavar="SIZE", help="RAM, for instance 64M, 2G (default 128M)")
     add("--cpus", "--smp", default="1", metavar="N[,parallel]",
@@ -159,7 +167,7 @@ def add_run_options(run: argparse.ArgumentParser) -> None:
     add("--device", action="append", default=[], metavar="M:CLASS[,k=v]", help="a device of your own from module M (repeatable)")
     add("--no-assist", action="store_true", help="an instruction that KVM cannot emulate is a crash")
     add("--no-reboot", action="store_true", help="a reset ends the run")
-    add = run.add_argument_group("input and output").add_argument
+    add = to(run.add_argument_group("input and output"))
     add(
         "--serial", action="append", metavar="END", help="stdio (Ctrl-A x quits, Ctrl-A h helps), file:F, pty, unix:F or none; "
         "again for COM2 to COM4 (default stdio)",
@@ -167,7 +175,7 @@ def add_run_options(run: argparse.ArgumentParser) -> None:
     add("--debugcon", default="none", metavar="END", help="the same for the debug console at port 0xE9 (default none)")
     add("--timeout", metavar="S", help="seconds after which the run ends with status 124")
     add("--until", metavar="TEXT", help="end with status 0 when TEXT has been seen on the first serial port")
-    add = run.add_argument_group("debugging").add_argument
+    add = to(run.add_argument_group("debugging"))
     add("--gdb", metavar="WHERE", help="a stub for GDB at :PORT, HOST:PORT or unix:PATH; the guest waits for it")
     add("--gdb-wait", dest="gdb_wait", action="store_true", default=True, help="the guest waits for GDB (the default)")
     add("--gdb-nowait", dest="gdb_wait", action="store_false", help="the guest runs until GDB connects")
@@ -178,7 +186,7 @@ def add_run_options(run: argparse.ArgumentParser) -> None:
     add("--dump-translation", metavar="WHERE[,...]", help="at the end, the translations of blocks at addresses or symbols (soft only)")
     add("--perf-map", action="store_true", help="write /tmp/perf-PID.map, by which perf names translated blocks (soft only)")
     add("--save-symbols", metavar="FILE", help="write all symbols known to an ELF file, for a debugger's symbol-file")
-    add = run.add_argument_group("output").add_argument
+    add = to(run.add_argument_group("output"))
     add("--json", action="store_true", help="one JSON object on standard output at the end, with the serial output in it")
     add("--stats", action="store_true", help="what was counted, on standard error at the end")
     add("--quiet", "-q", action="store_true", help="no log on standard error, only errors and autopsies of crashes")

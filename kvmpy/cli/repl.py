@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from kvmpy.cli import status
-from kvmpy.cli.main import say
+from kvmpy.cli.main import REPL_LACKS, say
 from kvmpy.cli.run import list_protocols, make_machine
 from kvmpy.debug.prompt import HELP, Prompt
 from kvmpy.errors import ConfigError, KvmpyError
@@ -36,9 +36,9 @@ def repl(arguments: Namespace) -> int:
         return list_protocols()
     if arguments.image is None and not arguments.disk:
         raise ConfigError("an IMAGE or a --disk is wanted (see kvmpy repl --help)")
-    for name in ("gdb", "timeout", "until", "json"):
-        if getattr(arguments, name):
-            raise ConfigError(f"--{name} is for kvmpy run: at the prompt there are words for it")
+    for option in REPL_LACKS:
+        if getattr(arguments, option[2:].replace("-", "_")):
+            raise ConfigError(f"{option} is for kvmpy run: at the prompt there are words for it")
     ends = _ends(arguments.serial or [])
     try:
         with make_machine(arguments, ends, (lambda text: None) if arguments.quiet else say) as machine:

@@ -119,3 +119,13 @@ def test_what_makes_no_sense(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "kvmpy.cli.main", *words]
         done = subprocess.run(command, input="", capture_output=True, text=True, timeout=30, cwd=ROOT)
         assert done.returncode == status and "Traceback" not in done.stderr
+
+
+def test_help_names_what_the_prompt_takes() -> None:
+    from kvmpy.cli.main import REPL_LACKS
+
+    command = [sys.executable, "-m", "kvmpy.cli.main", "repl"]
+    text = subprocess.run([*command, "--help"], capture_output=True, text=True, timeout=30, cwd=ROOT).stdout
+    assert "--symbols" in text and "--cpus" in text and not [option for option in (*REPL_LACKS, "--gdb-wait") if option in text]
+    done = subprocess.run([*command, "--stats", str(HELLO)], input="", capture_output=True, text=True, timeout=30, cwd=ROOT)
+    assert done.returncode == 64 and "--stats is for kvmpy run" in done.stderr
