@@ -204,9 +204,9 @@ def test_the_code_cache_is_emptied_when_it_is_full(make: Make) -> None:
     guest = make(code, translate=1, code_cache=lib.KP_CODE_CACHE_LEAST)
     assert guest.vcpu.run() == HLT and guest.vcpu.get_regs().rax == blocks * passes
     found = guest.vcpu.statistics()
-    assert found["code_cache_flushes"] > passes and found["instructions"] == 1 + blocks * passes * 2 + passes * 2 + 1
+    assert found["code_cache_evictions"] > passes and found["instructions"] == 1 + blocks * passes * 2 + passes * 2 + 1
     whole = make(code, translate=1)
-    assert whole.vcpu.run() == HLT and whole.vcpu.statistics()["code_cache_flushes"] == 0
+    assert whole.vcpu.run() == HLT and whole.vcpu.statistics()["code_cache_evictions"] == 0
 
 
 def test_counters(make: Make) -> None:

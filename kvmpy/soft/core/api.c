@@ -627,9 +627,9 @@ int kp_vcpu_set_fpu(Cpu *c, const struct kvm_fpu *f)
 }
 
 static const char *const statistic_name[STAT_COUNT] = {
-    "instructions", "blocks_built", "blocks_dropped", "code_flushes", "tlb_fills", "page_faults", "exceptions", "interrupts",
+    "instructions", "blocks_built", "blocks_dropped", "code_evictions", "tlb_fills", "page_faults", "exceptions", "interrupts",
     "io_exits", "mmio_exits", "halts", "alone", "instructions_translated", "blocks_translated", "blocks_untranslatable", "code_bytes",
-    "translations_dropped", "code_cache_flushes", "links", "exits_unlinked", "exits_to_loop", "exits_to_handler", "handler_calls"};
+    "translations_dropped", "code_cache_evictions", "links", "exits_unlinked", "exits_to_loop", "exits_to_handler", "handler_calls"};
 
 void kp_vcpu_exits(Cpu *c, struct kp_exits *exits)
 {

@@ -3,8 +3,8 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 
+#include "arena.h"
 #include "coverage.h"
 #include "exec.h"
 #include "parallel.h"
@@ -13,20 +13,26 @@
 
 #define HASH_BITS 15
 #define KEPT 64
-#define ARENA_SIZE (64u << 20) /* about 100 thousand blocks; full: all is dropped and decoded anew */
+/* Most code runs a few times and never again. So new blocks share little memory, whose oldest part is emptied when it is full;
+   those that get hot enough to be translated are moved to where they stay. Without a translator all blocks stay where they are. */
+#define YOUNG_SIZE (4u << 20)
+#define KEPT_SIZE (32u << 20)
+#define MOST_BLOCK (sizeof(Block) + (BLOCK_MAX + 1) * sizeof(Insn) + 2 * BLOCK_MAX * sizeof(exec_fn) + ARENA_ALIGN)
 
 /* Blocks that have bytes in one physical page. */
 struct CodePage {
     Block *first;
+    uint64_t cleaned; /* epoch in which stale blocks were last taken out */
     uint32_t kept; /* stores that still take the slow path when the last block is gone: code that is patched comes back */
     uint64_t bytes[64]; /* bit n: byte n belongs to a block */
 };
 
 struct CodeMap {
-    uint8_t *arena;
-    size_t used;
-    uint64_t epoch; /* counts how often all was dropped */
+    Arena young, kept;
+    bool forgotten; /* all was dropped, and memory not yet reused */
+    uint64_t epoch; /* changes when memory is reused, and when all is dropped */
     Block *hash[1u << HASH_BITS];
+    uint16_t ran[1u << HASH_BITS]; /* how often blocks of that hash ran before their memory was reused */
 };
 
 uint64_t code_epoch(const Vm *vm) { return vm->code->epoch; }
@@ -36,13 +42,12 @@ int code_create(Vm *vm)
     vm->code = calloc(1, sizeof *vm->code);
     if (!vm->code)
         return -ENOMEM;
-    void *p = mmap(NULL, ARENA_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p == MAP_FAILED) {
+    if (!arena_create(&vm->code->young, KEPT_SIZE) || !arena_create(&vm->code->kept, KEPT_SIZE)) {
+        arena_destroy(&vm->code->young);
         free(vm->code);
         vm->code = NULL;
         return -ENOMEM;
     }
-    vm->code->arena = p;
     return 0;
 }
 
@@ -51,7 +56,8 @@ void code_destroy(Vm *vm)
     if (!vm->code)
         return;
     code_drop_all(vm);
-    munmap(vm->code->arena, ARENA_SIZE);
+    arena_destroy(&vm->code->young);
+    arena_destroy(&vm->code->kept);
     free(vm->code);
     vm->code = NULL;
 }
@@ -69,6 +75,8 @@ Block *block_known(const Vm *vm, uint64_t phys, uint64_t space, uint64_t rip, ui
         b = b->hash_next;
     return b;
 }
+
+static unsigned slot_of(const Block *b) { return hash_of(b->phys, b->space, b->rip, b->mode); }
 
 static struct CodePage **code_page(Vm *vm, uint64_t phys)
 {
@@ -137,38 +145,85 @@ const Insn *insn_leave(Cpu *c, const Insn *i)
     return NULL;
 }
 
-static void unhash(Vm *vm, Block *b)
+/* What points to a block that is not stale in its hash chain, and in the list of a page; NULL where the page has no list. */
+static Block **place_in_hash(Vm *vm, const Block *b)
 {
-    Block **p = &vm->code->hash[hash_of(b->phys, b->space, b->rip, b->mode)];
-    while (*p && *p != b)
+    Block **p = &vm->code->hash[slot_of(b)];
+    while (*p != b)
         p = &(*p)->hash_next;
-    if (*p)
-        *p = b->hash_next;
+    return p;
 }
 
-static void remove_from_page(Vm *vm, Block *b, uint64_t page)
+static Block **place_in_page(Vm *vm, const Block *b, uint64_t page)
 {
-    struct CodePage **p = code_page(vm, page);
+    struct CodePage **p = page == NO_PAGE ? NULL : code_page(vm, page);
     if (!p || !*p)
-        return;
+        return NULL;
     for (Block **q = &(*p)->first; *q; q = &(*q)->page_next[page_slot(*q, page)])
-        if (*q == b) {
-            *q = b->page_next[page_slot(b, page)];
-            break;
-        }
+        if (*q == b)
+            return q;
+    return NULL;
+}
+
+/* `by` takes the place of the block in all lists, or with NULL what follows it. */
+static void replace(Vm *vm, const Block *b, Block *by)
+{
+    Block **p = place_in_hash(vm, b);
+    *p = by ? by : b->hash_next;
+    const uint64_t pages[] = {b->phys & ~0xfffull, b->phys2};
+    for (unsigned n = 0; n < ARRAY_SIZE(pages); n++)
+        if ((p = place_in_page(vm, b, pages[n])))
+            *p = by ? by : b->page_next[page_slot(b, pages[n])];
+}
+
+static void unlink_from(Link *l)
+{
+    if (!l->to)
+        return;
+    *l->place = l->next;
+    if (l->next)
+        l->next->place = l->place;
+    l->to = NULL;
+}
+
+static void link_to(Link *l, Block *to, uint64_t generation)
+{
+    unlink_from(l);
+    l->next = to->from;
+    l->place = &to->from;
+    if (l->next)
+        l->next->place = &l->next;
+    to->from = l;
+    l->generation = generation;
+    __atomic_store_n(&l->to, to, __ATOMIC_RELEASE); /* of parallel vCPUs another may be about to follow the link */
+}
+
+/* Nobody finds the block any more, and who stands in it leaves. */
+static void make_stale(Block *b)
+{
+    while (b->from)
+        unlink_from(b->from);
+    unlink_from(&b->link[0]);
+    unlink_from(&b->link[1]);
+    b->mode = ~0u; /* no jump cache entry matches */
+    for (unsigned n = 0; n <= b->count; n++)
+        b->insn[n].exec = insn_leave;
 }
 
 static void drop(Vm *vm, Block *b)
 {
-    unhash(vm, b);
-    remove_from_page(vm, b, b->phys & ~0xfffull);
-    if (b->phys2 != NO_PAGE)
-        remove_from_page(vm, b, b->phys2);
-    b->mode = ~0u; /* no jump cache entry matches any more */
+    vm->code->ran[slot_of(b)] = 0;
+    replace(vm, b, NULL);
     if (b->code)
         translation_drop(vm, b);
-    for (unsigned n = 0; n <= b->count; n++)
-        b->insn[n].exec = insn_leave;
+    make_stale(b);
+}
+
+static void translate_anew(Vm *vm, Block *b)
+{
+    translation_drop(vm, b);
+    block_arm_again(vm, b);
+    b->heat = 1;
 }
 
 void block_translate_anew(Vm *vm, const Block *part)
@@ -178,18 +233,15 @@ void block_translate_anew(Vm *vm, const Block *part)
     if (!p || !*p)
         return;
     for (Block *b = (*p)->first; b; b = b->page_next[page_slot(b, part->phys & ~0xfffull)])
-        if (b->code && translation_covers(vm, b, first, first)) {
-            translation_drop(vm, b);
-            block_arm_again(vm, b);
-            b->heat = 1;
-        }
+        if (b->code && translation_covers(vm, b, first, first))
+            translate_anew(vm, b);
 }
 
 Block *code_next(Vm *vm, const Block *b)
 {
     if (b && b->hash_next)
         return b->hash_next;
-    for (unsigned h = b ? hash_of(b->phys, b->space, b->rip, b->mode) + 1 : 0; h < 1u << HASH_BITS; h++)
+    for (unsigned h = b ? slot_of(b) + 1 : 0; h < 1u << HASH_BITS; h++)
         if (vm->code->hash[h])
             return vm->code->hash[h];
     return NULL;
@@ -252,13 +304,14 @@ void code_drop_all(Vm *vm)
 {
     struct CodeMap *m = vm->code;
     core_stop(vm);
+    m->forgotten = vm->crowded = true;
+    if (arena_is_empty(&m->young) && arena_is_empty(&m->kept))
+        return;
     for (unsigned h = 0; h < 1u << HASH_BITS; h++) {
         for (Block *b = m->hash[h]; b; b = b->hash_next) {
-            b->mode = ~0u;
             if (b->code)
                 translation_drop(vm, b);
-            for (unsigned n = 0; n <= b->count; n++)
-                b->insn[n].exec = insn_leave;
+            make_stale(b);
         }
         m->hash[h] = NULL;
     }
@@ -276,31 +329,136 @@ void code_drop_all(Vm *vm)
     m->epoch++;
 }
 
-void code_flush(Vm *vm)
+/* ---- memory, and its reuse ---- */
+
+void code_want_room(Cpu *c)
 {
-    code_drop_all(vm);
-    vm->code->used = 0;
-    if (vm->translator)
-        translator_forget(vm->translator);
+    c->vm->crowded = true;
+    if (c->parallel)
+        core_want_room(c);
+    else
+        c->attention = 1;
 }
 
-/* Makes room for a block; blocks in it go stale only when nothing runs in them any more: the arena is reused from its start,
-   and what the present handler still reads of its own block is overwritten only by the block that is built now, after it. */
+Block *block_keep(Vm *vm, Block *b)
+{
+    struct CodeMap *m = vm->code;
+    if (arena_holds(&m->kept, b))
+        return b;
+    Block *to = arena_room(&m->kept, MOST_BLOCK);
+    if (!to)
+        return NULL;
+    arena_take(&m->kept, b->size);
+    memcpy(to, b, b->size);
+    to->from = NULL;
+    to->link[0] = to->link[1] = (Link){0};
+    for (unsigned n = 0; n <= b->count; n++)
+        to->insn[n].block = to;
+    replace(vm, b, to);
+    while (b->from)
+        link_to(b->from, to, b->from->generation);
+    make_stale(b);
+    return to;
+}
+
+static Block *next_in_part(const Arena *a, unsigned part, Block *b)
+{
+    uint8_t *next = b ? (uint8_t *)b + b->size : arena_part(a, part);
+    return next < arena_part(a, part) + a->used[part] ? (Block *)next : NULL;
+}
+
+/* Runs before a block was decoded last count less: code that runs now and then is not worth the memory of a translation. */
+static uint32_t heat_of(const Vm *vm, const Block *b)
+{
+    uint32_t threshold = vm->translator->threshold, known = vm->code->ran[slot_of(b)] / 4u;
+    return known < threshold ? threshold - known : 1;
+}
+
+static void note_runs(Vm *vm, const Block *b)
+{
+    if (b->insn[0].exec != exec_counted || heat_of(vm, b) < b->heat)
+        return;
+    uint16_t *ran = &vm->code->ran[slot_of(b)];
+    uint32_t runs = *ran + heat_of(vm, b) - b->heat;
+    *ran = runs < UINT16_MAX ? (uint16_t)runs : UINT16_MAX;
+}
+
+/* Stale blocks are taken out of a page's list, once in an epoch, and translations go that have them as parts. */
+static void clean_page(Vm *vm, uint64_t at)
+{
+    struct CodePage **p = at == NO_PAGE ? NULL : code_page(vm, at), *page = p ? *p : NULL;
+    if (!page || page->cleaned == vm->code->epoch)
+        return;
+    page->cleaned = vm->code->epoch;
+    uint64_t gone[64] = {0};
+    for (Block **q = &page->first; *q;) {
+        Block *b = *q, **next = &b->page_next[page_slot(b, at)];
+        if (b->mode == ~0u) {
+            gone[(b->phys & 0xfff) >> 6] |= 1ull << (b->phys & 63);
+            *q = *next;
+        } else {
+            q = next;
+        }
+    }
+    for (Block *b = page->first; b; b = b->page_next[page_slot(b, at)])
+        if (b->code && translation_meets(vm, b, gone))
+            translate_anew(vm, b);
+}
+
+static void empty_oldest(Vm *vm, Arena *a)
+{
+    struct CodeMap *m = vm->code;
+    unsigned part = arena_oldest(a);
+    m->epoch++;
+    for (Block *b = NULL; (b = next_in_part(a, part, b));)
+        if (b->mode != ~0u) {
+            *place_in_hash(vm, b) = b->hash_next;
+            note_runs(vm, b);
+            if (b->code)
+                translation_drop(vm, b);
+            make_stale(b);
+        }
+    for (Block *b = NULL; (b = next_in_part(a, part, b));) {
+        clean_page(vm, b->phys & ~0xfffull);
+        clean_page(vm, b->phys2);
+    }
+    for (uint32_t n = 0; n < vm->cpu_count; n++)
+        for (unsigned k = 0; vm->cpu[n] && k < 1u << JUMP_CACHE_BITS; k++)
+            if ((uintptr_t)vm->cpu[n]->jump[k].block - (uintptr_t)arena_part(a, part) < a->part_size)
+                vm->cpu[n]->jump[k] = (struct JumpCacheEntry){0};
+    arena_begin(a, part);
+    vm_count(vm, STAT_CODE_EVICTIONS);
+}
+
+void code_make_room(Vm *vm)
+{
+    struct CodeMap *m = vm->code;
+    vm->crowded = false;
+    if (m->forgotten) {
+        code_drop_all(vm); /* what was built since */
+        arena_reset(&m->young, vm->translator ? YOUNG_SIZE : KEPT_SIZE);
+        arena_reset(&m->kept, KEPT_SIZE);
+        memset(m->ran, 0, sizeof m->ran);
+        if (vm->translator)
+            translator_forget(vm->translator);
+        m->forgotten = vm->crowded = false;
+        return;
+    }
+    if (!arena_room(&m->young, MOST_BLOCK))
+        empty_oldest(vm, &m->young);
+    if (!arena_room(&m->kept, MOST_BLOCK))
+        empty_oldest(vm, &m->kept);
+    if (vm->translator && !translator_room(vm->translator))
+        translator_empty_oldest(vm);
+}
+
 static Block *allocate(Cpu *c)
 {
-    struct CodeMap *m = c->vm->code;
-    size_t need = sizeof(Block) + (BLOCK_MAX + 1) * sizeof(Insn) + 2 * BLOCK_MAX * sizeof(exec_fn) + 64;
-    if (m->used + need > ARENA_SIZE) {
-        if (c->parallel) { /* others may stand in blocks */
-            core_want_flush(c);
-            unwind(c, UNWIND_FLUSH);
-        }
-        code_drop_all(c->vm);
-        c->stat[STAT_CODE_FLUSHES]++;
-        m->used = 0;
-    }
-    m->used = (m->used + 63) & ~(size_t)63;
-    return (Block *)(m->arena + m->used);
+    Block *b = arena_room(&c->vm->code->young, MOST_BLOCK);
+    if (b)
+        return b;
+    code_want_room(c);
+    unwind(c, UNWIND_ROOM);
 }
 
 static const Insn *exec_block_end(Cpu *c, const Insn *i) { JUMP_TO(i->next_rip, 1); }
@@ -352,8 +510,10 @@ void block_arm_again(const Vm *vm, Block *b)
 void block_arm(Vm *vm, Block *b)
 {
     b->first = b->insn[0].exec;
-    if (vm->translator)
-        block_arm_again(vm, b);
+    if (!vm->translator)
+        return;
+    block_arm_again(vm, b);
+    b->heat = heat_of(vm, b);
 }
 
 static Block *build(Cpu *c, const TlbEntry *e, uint64_t linear)
@@ -369,7 +529,8 @@ static Block *build(Cpu *c, const TlbEntry *e, uint64_t linear)
     b->phys2 = NO_PAGE;
     b->mode = c->mode;
     b->count = 0;
-    memset(b->link, 0, sizeof b->link);
+    b->link[0] = b->link[1] = (Link){0};
+    b->from = NULL;
     if (!in_64bit(c) && (uint64_t)c->seg[SEG_CS].limit - rip + 1 < avail)
         avail = (unsigned)(c->seg[SEG_CS].limit - rip + 1);
     const InsnInfo *info = NULL;
@@ -410,13 +571,13 @@ static Block *build(Cpu *c, const TlbEntry *e, uint64_t linear)
     Insn *last = &b->insn[b->count - 1];
     close_with(last + 1, last, exec_block_end, b);
     b->bytes = (uint16_t)at;
-    c->vm->code->used += sizeof(Block) + (b->count + 1u) * sizeof(Insn);
+    b->size = (uint32_t)(sizeof(Block) + (b->count + 1u) * sizeof(Insn));
     add_to_page(c, b, b->phys & ~0xfffull);
     if (b->phys2 != NO_PAGE && b->phys2 != (b->phys & ~0xfffull))
         add_to_page(c, b, b->phys2);
     else if (b->phys2 != NO_PAGE)
         b->phys2 = NO_PAGE;
-    Block **h = &c->vm->code->hash[hash_of(b->phys, b->space, b->rip, b->mode)];
+    Block **h = &c->vm->code->hash[slot_of(b)];
     b->hash_next = *h;
     *h = b;
     c->stat[STAT_BLOCKS_BUILT]++;
@@ -426,7 +587,9 @@ static Block *build(Cpu *c, const TlbEntry *e, uint64_t linear)
         cover_block(c, b);
     b->told = unlikely(c->vm->tracing & TRACE_CODE) && !point && trace_block(c, b, linear);
     if (b->told || covering)
-        c->vm->code->used += 2u * b->count * sizeof(exec_fn);
+        b->size += 2u * b->count * (uint32_t)sizeof(exec_fn);
+    b->size = (b->size + ARENA_ALIGN - 1) & ~(ARENA_ALIGN - 1);
+    arena_take(&c->vm->code->young, b->size);
     if (point)
         b->insn[0].exec = exec_point; /* runs its instruction alone, which tells it */
     else if (!b->told && !covering)
@@ -479,16 +642,12 @@ const Insn *block_chain(Cpu *c, Block *from, int n)
     if (c->budget <= 0 || c->attention || c->run->slow_steps)
         return NULL;
     bool taken = core_take(c);
-    uint64_t epoch = c->vm->code->epoch, from_rip = from->rip;
-    uint32_t mode = from->mode;
     Block *b = block_find(c);
-    if (c->vm->code->epoch == epoch && mode != ~0u) {
-        bool same_page = ((b->rip ^ from_rip) & ~0xfffull) == 0 && ((b->phys ^ from->phys) & ~0xfffull) == 0 &&
+    if (from->mode != ~0u) {
+        bool same_page = ((b->rip ^ from->rip) & ~0xfffull) == 0 && ((b->phys ^ from->phys) & ~0xfffull) == 0 &&
                          b->phys2 == NO_PAGE && from->phys2 == NO_PAGE && (fetch_address(c, 0) & 0xfff) == 0;
-        if (!c->parallel)
-            from->link[n] = (Link){b, same_page ? 0 : c->tlb_generation};
-        else if (same_page)
-            __atomic_store_n(&from->link[n].to, b, __ATOMIC_RELEASE);
+        if (!c->parallel || same_page)
+            link_to(&from->link[n], b, same_page ? 0 : c->tlb_generation);
     }
     core_give(c, taken);
     return enter_block(c, b);

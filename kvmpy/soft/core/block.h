@@ -7,10 +7,11 @@
 
 #define BLOCK_MAX KP_BLOCK_MAX
 
-/* A successor: valid while the block lives, and between pages only under the translations it was made with. */
-typedef struct {
+/* A successor: between pages valid only under the translations it was made with. */
+typedef struct Link {
     Block *to;
     uint64_t generation; /* tlb_generation it holds under, or 0: always (same page). vCPUs in parallel have only such */
+    struct Link *next, **place; /* in the list of the links to the same block */
 } Link;
 
 struct Block {
@@ -18,28 +19,30 @@ struct Block {
     uint64_t phys;  /* of its first byte */
     uint64_t space; /* code_space */
     uint64_t phys2; /* page of the bytes past the page end (only a block of one instruction has such), or NO_PAGE */
-    uint32_t mode;
-    uint16_t count; /* instructions, the closing pseudo-instruction not counted */
-    uint16_t bytes;
-    uint32_t heat;       /* runs left before the block is translated */
-    uint8_t uncovered;   /* coverage: instructions that were never begun since the block was built, */
-    uint8_t edges_left;  /* ways of its conditional jump never gone: bit n for link[n] */
-    bool told;           /* the trace has handlers in it */
+    Link link[2];   /* 0: taken branch; 1: fall-through */
+    Link *from;     /* links to this block */
+    Block *hash_next;
+    Block *page_next[2]; /* next in the lists of the pages it lies in */
     exec_fn first;       /* handler of the first instruction where insn[0].exec counts runs or enters the translation */
     uint8_t *code;       /* its translation (writable address), or NULL */
-    uint32_t code_size;
     struct Exit *incoming; /* exits that are linked to its code */
+    uint32_t mode;
+    uint32_t size;       /* of this with its instructions */
+    uint32_t heat;       /* runs left before the block is translated */
+    uint32_t code_size;
     uint32_t starts;     /* index of its first instruction's in Translator.start */
     uint16_t translated; /* instructions of its translation, other blocks' that it goes on to among them */
-    uint8_t splits;      /* how often the translation went because of them: KP_REGION_SPLITS */
-    uint8_t shared_misses; /* how often a check for several accesses has failed; many: each gets its own */
-    bool unshared;
+    uint16_t count;      /* instructions, the closing pseudo-instruction not counted */
+    uint16_t bytes;
     uint16_t by_memory;  /* offset of the entry for flags in native_flags; the one for flags in RFLAGS is at 0 */
     uint16_t refusal;    /* offset of what sets RIP to the block's and leaves, flags in RFLAGS */
     uint16_t refusal_by_memory;
-    Link link[2];   /* 0: taken branch; 1: fall-through */
-    Block *hash_next;
-    Block *page_next[2]; /* next in the lists of the pages it lies in */
+    uint8_t uncovered;   /* coverage: instructions that were never begun since the block was built, */
+    uint8_t edges_left;  /* ways of its conditional jump never gone: bit n for link[n] */
+    uint8_t splits;      /* how often the translation went because of its other blocks: KP_REGION_SPLITS */
+    uint8_t shared_misses; /* how often a check for several accesses has failed; many: each gets its own */
+    bool told;           /* the trace has handlers in it */
+    bool unshared;
     Insn insn[];
 };
 #define NO_PAGE 1ull
@@ -62,6 +65,9 @@ void block_arm(Vm *vm, Block *b);
 /* Translations with the block among their parts go, to be made again when they are wanted next. */
 void block_translate_anew(Vm *vm, const Block *part);
 void block_arm_again(const Vm *vm, Block *b); /* its translation is gone */
+/* Moves a block to where it stays, and gives its new address, or NULL: there must be made room. Emitted code points into kept
+   blocks alone. */
+Block *block_keep(Vm *vm, Block *b);
 /* Gives frequent pairs of instructions one handler. */
 void block_fuse(Block *b);
 /* Takes handlers without flags where nobody sees them. */
@@ -79,11 +85,14 @@ bool code_written(Vm *vm, uint64_t phys, uint64_t size);
 /* Does the page hold decoded code? (then stores into it take the slow path) */
 bool code_in_page(Vm *vm, uint64_t phys);
 void code_drop_all(Vm *vm);
-/* All is dropped and the memory used anew: nothing may stand in the middle of a block. */
-void code_flush(Vm *vm);
+/* Memory of code runs short: code_make_room() is called before the next block. */
+void code_want_room(Cpu *c);
+/* The memory of what has been dropped, and of the oldest blocks and translations where it is short, is used anew.
+   For whoever knows that no vCPU stands in a block: nothing is reused before, so that dropped blocks can be left at leisure. */
+void code_make_room(Vm *vm);
 /* All blocks one by one: the next after `b`, the first after NULL. */
 Block *code_next(Vm *vm, const Block *b);
-/* Changes when all blocks are dropped. */
+/* Changes when all blocks are dropped, and when memory of blocks is reused. */
 uint64_t code_epoch(const Vm *vm);
 int code_create(Vm *vm);
 void code_destroy(Vm *vm);

@@ -22,8 +22,8 @@
 
 struct Parallel {
     pthread_mutex_t lock;
-    pthread_cond_t gate; /* the flush is done */
-    bool flush;          /* no vCPU begins to run before all code is dropped */
+    pthread_cond_t gate; /* there is room */
+    bool crowded;        /* no vCPU begins to run before there is */
     bool code_changed;
 };
 
@@ -151,32 +151,30 @@ void core_stop_now(Vm *vm)
             await(vm->cpu[n]);
 }
 
-/* ---- dropping all code: its memory is used anew when no vCPU is in the middle of a block ---- */
+/* ---- memory of code is used anew when no vCPU is in the middle of a block ---- */
 
-void core_want_flush(Cpu *c)
+void core_want_room(Cpu *c)
 {
     Vm *vm = c->vm;
-    vm->parallel->flush = true;
+    vm->parallel->crowded = true;
     for (uint32_t n = 0; n < vm->cpu_count; n++)
         if (vm->cpu[n] && vm->cpu[n]->run->inside)
             cpu_end_slice(vm->cpu[n]);
 }
 
-/* A vCPU has left its last block: where it was the one that a flush waited for, it is done now. */
+/* A vCPU has left its last block: where it was the one that others wait for, room is made now. */
 static void left(Cpu *c)
 {
     Vm *vm = c->vm;
     struct Parallel *p = vm->parallel;
     c->run->inside = false;
-    if (likely(!p->flush))
+    if (likely(!p->crowded))
         return;
     for (uint32_t n = 0; n < vm->cpu_count; n++)
         if (vm->cpu[n] && vm->cpu[n]->run->inside)
             return;
-    c->stat[STAT_CODE_FLUSHES]++;
-    c->stat[STAT_CODE_CACHE_FLUSHES] += vm->translator && translator_full(vm->translator);
-    code_flush(vm);
-    p->flush = false;
+    code_make_room(vm);
+    p->crowded = false;
     pthread_cond_broadcast(&p->gate);
 }
 
@@ -247,7 +245,7 @@ int run_parallel(Cpu *c)
     lock(vm);
     r->held = true;
     for (;;) {
-        while (unlikely(vm->parallel->flush))
+        while (unlikely(vm->parallel->crowded))
             pthread_cond_wait(&vm->parallel->gate, &vm->parallel->lock);
         r->ending = false;
         __atomic_store_n(&c->attention, 0, __ATOMIC_SEQ_CST); /* what comes from now on ends the sleep */

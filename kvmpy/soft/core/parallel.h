@@ -33,8 +33,8 @@ static inline void core_stop(Vm *vm)
 }
 /* Host code that vCPUs may have run was changed; they are stopped. */
 void core_code_changed(Vm *vm);
-/* All code is to be dropped and its memory used anew, once no vCPU is in the middle of a block. */
-void core_want_flush(Cpu *c);
+/* code_make_room() is to be called, once no vCPU is in the middle of a block. */
+void core_want_room(Cpu *c);
 
 /* c's thread may sleep, and attention was set: wakes it. */
 void core_wake(Cpu *c);

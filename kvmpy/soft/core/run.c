@@ -613,7 +613,7 @@ int run_slice(Cpu *c, int64_t budget, bool exact)
             if (c->record->exit_reason != KP_EXIT_TRACE)
                 c->stat[c->record->exit_reason == KVM_EXIT_IO ? STAT_IO_EXITS : STAT_MMIO_EXITS]++;
             break;
-        case UNWIND_FLUSH: /* between two blocks */
+        case UNWIND_ROOM: /* between two blocks */
             break;
         default:
             shutdown(c);
@@ -630,6 +630,8 @@ int run_slice(Cpu *c, int64_t budget, bool exact)
     }
     for (;;) {
         c->attention = 0;
+        if (unlikely(vm->crowded) && !c->parallel)
+            code_make_room(vm);
         if (unlikely(r->seen_count))
             trace_settle(c);
         if (r->write_count && exit_write(c)) {

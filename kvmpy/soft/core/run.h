@@ -6,7 +6,7 @@
 #include "history.h"
 
 /* Why control came back to the run loop by a jump. */
-enum { UNWIND_FAULT = 1, UNWIND_ALONE, UNWIND_EXIT, UNWIND_SHUTDOWN, UNWIND_FLUSH };
+enum { UNWIND_FAULT = 1, UNWIND_ALONE, UNWIND_EXIT, UNWIND_ROOM, UNWIND_SHUTDOWN };
 
 /* Device accesses of one instruction. A read that user space must answer abandons the instruction; the next run executes it
    again from its start, and the accesses already made are answered from here. */
@@ -86,12 +86,12 @@ struct RunState {
 };
 
 enum {
-    STAT_INSTRUCTIONS, STAT_BLOCKS_BUILT, STAT_BLOCKS_DROPPED, STAT_CODE_FLUSHES, STAT_TLB_FILLS, STAT_PAGE_FAULTS, STAT_EXCEPTIONS,
+    STAT_INSTRUCTIONS, STAT_BLOCKS_BUILT, STAT_BLOCKS_DROPPED, STAT_CODE_EVICTIONS, STAT_TLB_FILLS, STAT_PAGE_FAULTS, STAT_EXCEPTIONS,
     STAT_INTERRUPTS, STAT_IO_EXITS, STAT_MMIO_EXITS, STAT_HALTS, STAT_ALONE,
     /* the translator: instructions that translated code retired itself; code left for a successor, for the run loop, for an
        instruction that a handler does; handlers that it called */
     STAT_INSTRUCTIONS_TRANSLATED, STAT_BLOCKS_TRANSLATED, STAT_BLOCKS_UNTRANSLATABLE, STAT_CODE_BYTES, STAT_TRANSLATIONS_DROPPED,
-    STAT_CODE_CACHE_FLUSHES, STAT_LINKS, STAT_EXITS_UNLINKED, STAT_EXITS_TO_LOOP, STAT_EXITS_TO_HANDLER, STAT_HANDLER_CALLS, STAT_COUNT
+    STAT_CODE_CACHE_EVICTIONS, STAT_LINKS, STAT_EXITS_UNLINKED, STAT_EXITS_TO_LOOP, STAT_EXITS_TO_HANDLER, STAT_HANDLER_CALLS, STAT_COUNT
 };
 
 /* What happens to the VM is counted with its first vCPU. */

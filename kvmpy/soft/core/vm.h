@@ -40,6 +40,7 @@ struct KpVm {
     struct Translator *translator; /* NULL: everything is interpreted */
     uint64_t code_cache;           /* bytes; 0: KP_CODE_CACHE */
     struct CodeMap *code; /* private to block.c: all decoded blocks */
+    bool crowded;          /* code_make_room() is wanted */
     uint64_t generation;   /* last tlb_generation given out: each is used once in the VM */
     Cpu *current;          /* vCPU in run(), or NULL: its budget counts into the time */
     volatile bool kicked;  /* a kick waits to be answered */

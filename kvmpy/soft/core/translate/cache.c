@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "emit.h"
+#include "run.h"
 #include "run_translated.h"
 
 #define GPR(n) rm_gs(offsetof(Cpu, gpr) + 8u * (unsigned)(n))
@@ -222,7 +223,7 @@ static void emit_thunks(struct Translator *t)
     set_rel32(out, e.p);
     emit_mov(&e, H_RAX, H_RDX);
     emit_jump(&e, t, t->exit_saved);
-    t->blocks = t->next = e.p;
+    t->blocks = e.p;
 }
 
 static bool both(size_t size, void *w, void *x)
@@ -264,6 +265,21 @@ static bool map_file(size_t size, void **w, void **x)
     return both(size, *w, *x);
 }
 
+/* Exits and starts of instructions that so many bytes of code may have: the code runs out first, but for odd programs. */
+static uint32_t exits_of(size_t bytes) { return (uint32_t)(bytes / 64); }
+static uint32_t starts_of(size_t bytes) { return (uint32_t)(bytes / 8); }
+
+static size_t part_size(const struct Translator *t) { return t->size / t->parts & ~(size_t)63; }
+
+static void begin_part(struct Translator *t, unsigned part)
+{
+    t->part = part;
+    t->next = part ? t->writable + part * part_size(t) : t->blocks;
+    t->exit_count = part * exits_of(part_size(t));
+    t->start_count = part * starts_of(part_size(t));
+    t->used[part] = true;
+}
+
 bool translator_create(Vm *vm, uint32_t threshold)
 {
     struct Translator *t = calloc(1, sizeof *t);
@@ -272,9 +288,10 @@ bool translator_create(Vm *vm, uint32_t threshold)
     t->threshold = threshold;
     t->secret = __builtin_ia32_rdtsc() * 0x9e3779b97f4a7c15ull ^ (uintptr_t)t;
     t->size = vm->code_cache ? vm->code_cache : KP_CODE_CACHE;
-    t->start_room = (uint32_t)(t->size / 8);
-    t->exits = calloc(EXIT_COUNT, sizeof *t->exits);
-    t->start = calloc(t->start_room, sizeof *t->start);
+    _Static_assert(KP_CODE_CACHE_LEAST >= 2 * MOST_CODE, "a part takes some translations");
+    t->parts = t->size / (2 * MOST_CODE) < CACHE_PARTS ? (unsigned)(t->size / (2 * MOST_CODE)) : CACHE_PARTS;
+    t->exits = calloc(exits_of(t->size), sizeof *t->exits);
+    t->start = calloc(starts_of(t->size), sizeof *t->start);
     void *w = MAP_FAILED, *x = MAP_FAILED;
     if (!t->exits || !t->start || (!map_anonymous(t->size, &w, &x) && !map_file(t->size, &w, &x))) {
         free(t->exits);
@@ -286,6 +303,7 @@ bool translator_create(Vm *vm, uint32_t threshold)
     t->executable = x;
     emitters_prepare();
     emit_thunks(t);
+    begin_part(t, 0);
     vm->translator = t;
     return true;
 }
@@ -306,6 +324,54 @@ void translator_destroy(Vm *vm)
 
 void translator_forget(struct Translator *t)
 {
-    t->next = t->blocks;
-    t->exit_count = t->start_count = t->made_count = 0;
+    memset(t->used, 0, sizeof t->used);
+    t->made_count = 0;
+    begin_part(t, 0);
+}
+
+static unsigned oldest(const struct Translator *t) { return (t->part + 1) % t->parts; }
+
+bool translator_room(struct Translator *t)
+{
+    unsigned next = t->part + 1;
+    if (t->next + MOST_CODE <= t->writable + next * part_size(t) && t->exit_count + BLOCK_MAX <= next * exits_of(part_size(t)) &&
+        t->start_count + BLOCK_MAX + 1 <= next * starts_of(part_size(t)))
+        return true;
+    if (t->used[oldest(t)])
+        return false;
+    t->exits_end[t->part] = t->exit_count;
+    begin_part(t, oldest(t));
+    return true;
+}
+
+const Exit *translator_exits(const struct Translator *t, const uint8_t *code, const Exit **end)
+{
+    unsigned part = (unsigned)((size_t)(code - t->writable) / part_size(t));
+    *end = t->exits + (part == t->part ? t->exit_count : t->exits_end[part]);
+    return t->exits + part * exits_of(part_size(t));
+}
+
+void translator_empty_oldest(Vm *vm)
+{
+    struct Translator *t = vm->translator;
+    t->exits_end[t->part] = t->exit_count;
+    unsigned part = oldest(t);
+    const uint8_t *from = t->writable + part * part_size(t);
+    for (Block *b = code_next(vm, NULL); b; b = code_next(vm, b))
+        if (b->code && (size_t)(b->code - from) < part_size(t)) {
+            translation_drop(vm, b);
+            block_arm_again(vm, b);
+        }
+    for (uint32_t n = part * exits_of(part_size(t)); n < t->exits_end[part]; n++)
+        exit_unlink(&t->exits[n]);
+    for (uint32_t n = 0; n < vm->cpu_count; n++)
+        if (vm->cpu[n])
+            memset(vm->cpu[n]->code_target, 0, sizeof vm->cpu[n]->code_target);
+    uint32_t left = 0;
+    for (uint32_t n = 0; n < t->made_count; n++)
+        if (t->made[n].host - (uintptr_t)executable(t, from) >= part_size(t))
+            t->made[left++] = t->made[n];
+    t->made_count = left;
+    begin_part(t, part);
+    vm_count(vm, STAT_CODE_CACHE_EVICTIONS);
 }

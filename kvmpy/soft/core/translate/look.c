@@ -16,18 +16,19 @@ int kp_vm_set_translator(Vm *vm, uint32_t threshold)
 {
     code_drop_all(vm);
     translator_destroy(vm);
-    return threshold == 0 || translator_create(vm, threshold) ? 0 : -EACCES;
+    bool made = threshold == 0 || translator_create(vm, threshold);
+    code_make_room(vm); /* it has not run yet: memory is shared out anew */
+    return made ? 0 : -EACCES;
 }
 
 static uint64_t host_address(const Vm *vm, const Block *b) { return (uintptr_t)executable(vm->translator, b->code); }
 
-/* Translations lie one behind the other, and so do their exits. */
-static uint32_t first_exit(const struct Translator *t, const uint8_t *code)
+/* Translations of a part of the cache lie one behind the other, and so do their exits. */
+static const Exit *first_exit(const Exit *low, const Exit *high, const uint8_t *code)
 {
-    uint32_t low = 0, high = t->exit_count;
     while (low < high) {
-        uint32_t middle = low + (high - low) / 2;
-        if (t->exits[middle].patch < code)
+        const Exit *middle = low + (high - low) / 2;
+        if (middle->stub < code)
             low = middle + 1;
         else
             high = middle;
@@ -52,9 +53,10 @@ static void describe(const Vm *vm, const Block *b, struct kp_translation *out)
         out->start[n] = t->start[b->starts + n].code;
         out->place[n] = t->start[b->starts + n].place;
     }
-    for (uint32_t n = first_exit(t, b->code); n < t->exit_count && t->exits[n].patch < b->code + b->code_size; n++) {
+    const Exit *end, *x = translator_exits(t, b->code, &end);
+    for (x = first_exit(x, end, b->code); x < end && x->stub < b->code + b->code_size; x++) {
         out->exits++;
-        out->links += t->exits[n].linked;
+        out->links += x->linked;
     }
 }
 

@@ -90,6 +90,9 @@ void region_form(Cpu *c, Block *head, Region *r)
         /* a way back into the region stays a jump: unrolled, every way but one would give budget back */
         if (!next || contains(r, next) || r->count + next->count > BLOCK_MAX || block_vectors(next) > block_vectors(head))
             break;
+        next = block_keep(c->vm, next);
+        if (!next)
+            break;
         r->of[r->count - 1].follows = (uint8_t)follows;
         append(r, next);
     }

@@ -271,19 +271,15 @@ const Insn *exec_counted(Cpu *c, const Insn *i)
         core_give(c, taken);
         return i->exec(c, i);
     }
-    if (unlikely(taken) && translator_full(c->vm->translator)) {
-        core_want_flush(c);
-        b->heat = c->vm->translator->threshold;
+    Block *kept = translator_room(c->vm->translator) ? block_keep(c->vm, b) : NULL;
+    if (!kept) {
+        code_want_room(c);
+        b->heat = 1;
         core_give(c, taken);
         return b->first(c, i);
     }
-    if (translator_full(c->vm->translator)) { /* no translated code is running: it has no way to here */
-        code_drop_all(c->vm);
-        translator_forget(c->vm->translator);
-        c->stat[STAT_CODE_FLUSHES]++;
-        c->stat[STAT_CODE_CACHE_FLUSHES]++;
-        return i->exec(c, i); /* stale now: it leaves */
-    }
+    b = kept;
+    i = b->insn;
     if (!translate_block(c, b)) {
         c->stat[STAT_BLOCKS_UNTRANSLATABLE]++;
         b->insn[0].exec = b->first;

@@ -591,7 +591,7 @@ bool translate_block(Cpu *c, Block *b)
     return true;
 }
 
-static void exit_unlink(Exit *x)
+void exit_unlink(Exit *x)
 {
     if (!x->linked)
         return;
@@ -618,6 +618,15 @@ bool translation_covers(const Vm *vm, const Block *b, unsigned first, unsigned l
     const Start *s = vm->translator->start + b->starts;
     for (unsigned n = 0; n < b->translated; n++)
         if (s[n].place <= last && s[n].place + s[n].length > first)
+            return true;
+    return false;
+}
+
+bool translation_meets(const Vm *vm, const Block *b, const uint64_t places[64])
+{
+    const Start *s = vm->translator->start + b->starts;
+    for (unsigned n = 0; n < b->translated; n++)
+        if (places[s[n].place >> 6] >> (s[n].place & 63) & 1)
             return true;
     return false;
 }

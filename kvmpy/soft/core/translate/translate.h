@@ -32,17 +32,23 @@ typedef struct {
     uint8_t length;
 } Start;
 
+/* The code cache with its tables is filled part by part, and emptied likewise, the oldest first. */
+#define CACHE_PARTS 8u
+
 struct Translator {
     uint8_t *writable;          /* the code cache as data */
     uint8_t *executable;        /* the same memory as code */
     uint8_t *next, *blocks;     /* first free byte; first byte behind the thunks (writable addresses) */
     Exit *exits;
-    uint32_t exit_count;
-    struct kp_made *made;       /* NULL, or all translations since the cache was empty; room for `made_room` */
+    uint32_t exit_count;        /* first free index */
+    struct kp_made *made;       /* NULL, or all translations that lie in the cache, dropped ones too; room for `made_room` */
     uint32_t made_count, made_room;
     uint64_t drops;             /* translations thrown away one by one */
     Start *start;               /* of the instructions of all translations */
-    uint32_t start_count, start_room;
+    uint32_t start_count;
+    unsigned part, parts;       /* the one that is being filled; how many there are */
+    bool used[CACHE_PARTS];
+    uint32_t exits_end[CACHE_PARTS]; /* behind the last exit of a part that is no more filled */
     size_t size;                /* bytes of the code cache */
     uint32_t threshold;         /* runs of a block before it is translated */
     uint64_t secret;            /* what code_key is made of beside the generation and the mode */
@@ -58,14 +64,18 @@ struct Translator {
 #define LEFT_EXIT 1u
 #define LEFT_SHARED 2u /* with an instruction: a check for several has failed there */
 
-#define EXIT_COUNT (1u << 18)
-
 void emitters_prepare(void);
 /* Makes the code cache; false where the host forbids executable memory. */
 bool translator_create(Vm *vm, uint32_t threshold);
 void translator_destroy(Vm *vm);
 /* All translations are gone: blocks that had one are dropped by the caller. */
 void translator_forget(struct Translator *t);
+/* Is there room for one more translation? */
+bool translator_room(struct Translator *t);
+/* The oldest translations go; their blocks stay. No vCPU may be in translated code. */
+void translator_empty_oldest(Vm *vm);
+/* The exits in the part of the cache that holds an address: the first, and one behind the last. */
+const Exit *translator_exits(const struct Translator *t, const uint8_t *code, const Exit **end);
 static inline const uint8_t *executable(const struct Translator *t, const uint8_t *writable)
 {
     return t->executable + (writable - t->writable);
@@ -74,20 +84,18 @@ static inline const uint8_t *executable(const struct Translator *t, const uint8_
 /* Translates a block; false where it cannot be. */
 bool translate_block(Cpu *c, Block *b);
 #define MOST_CODE 32768 /* bytes of one translation, far above what its 48 instructions need */
-static inline bool translator_full(const struct Translator *t)
-{
-    return t->next + MOST_CODE > t->writable + t->size || t->exit_count + REGION_PARTS + 2 > EXIT_COUNT || /* a block has two, and in a region one of each other part */
-           t->start_count + BLOCK_MAX + 1 > t->start_room;
-}
 void translation_remember(struct Translator *t, const Block *b);
 /* Does its translation hold an instruction with a byte of its page from `first` to `last`? */
 bool translation_covers(const Vm *vm, const Block *b, unsigned first, unsigned last);
+/* Or one that begins at a marked byte of it? */
+bool translation_meets(const Vm *vm, const Block *b, const uint64_t places[64]);
 /* May the handler of this last instruction of a block run on into the next block? Jumps do; what leaves to the run loop does not. */
 static inline bool handler_chains(const Insn *i)
 {
     return insn_table[i->id].attributes & (A_JUMP | A_CALL | A_RET) || i->id == INSN_jmp_Ev;
 }
 void exit_link(Exit *x, Block *to);
+void exit_unlink(Exit *x); /* its jump stays as it is */
 /* What is linked to a block that is dropped goes through its stub again; who finds the block's code otherwise leaves. */
 void translation_drop(Vm *vm, Block *b);
 /* Handlers of a block's first instruction: counts runs until the block is hot; runs its translation. */
