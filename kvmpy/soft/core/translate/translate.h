@@ -28,8 +28,8 @@ enum { VECTORS_NONE, VECTORS_LOWER, VECTORS_WHOLE };
 
 /* Where an instruction begins in its translation's code, and which bytes of its page it is. */
 typedef struct {
-    uint16_t code, place;
-    uint8_t length;
+    uint16_t code;
+    uint16_t place : 12, length : 4;
 } Start;
 
 /* The code cache with its tables is filled part by part, and emptied likewise, the oldest first. */
