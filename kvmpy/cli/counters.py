@@ -11,13 +11,16 @@ if TYPE_CHECKING:
     from kvmpy.machine import Machine
 
 
-def check(machine: Machine, arguments: Namespace) -> None:
-    """Before the run: ConfigError where --dump-translation or --perf-map can have nothing to show."""
+def begin(machine: Machine, arguments: Namespace) -> None:
+    """Before the run: asks for what is counted only where somebody wants it. ConfigError where --dump-translation or --perf-map can have
+    nothing to show."""
     for option, given in (("--dump-translation", arguments.dump_translation is not None), ("--perf-map", arguments.perf_map)):
         if given and machine.vm.name != "soft":
             raise ConfigError(f"{option}: only the software CPU translates, and the backend is {machine.vm.name}")
     if arguments.perf_map:
         cast("Any", machine.vm).remember_translations()
+    if arguments.stats and machine.vm.name == "soft":
+        cast("Any", machine.vm).set_timing(True)
 
 
 def lines_of(machine: Machine, arguments: Namespace) -> list[str]:
@@ -54,7 +57,7 @@ def _address(machine: Machine, text: str) -> int | None:
 
 
 def statistics_lines(machine: Machine) -> list[str]:
-    """machine.statistics, a line each; the share of the instructions that ran as translated code is told with them."""
+    """machine.statistics, a line each, and what a number means beside others: a share, or one in how many."""
     lines: list[str] = []
     for title, value in machine.statistics.items():
         if not isinstance(value, dict):
@@ -64,7 +67,20 @@ def statistics_lines(machine: Machine) -> list[str]:
     return lines
 
 
+_ENGINES = ("ns_interpreted", "ns_translating", "ns_translated")
+_OF = {
+    "tlb_fills": "instructions", "slow_accesses": "instructions", "exits_unlinked": "instructions_translated",
+    "exits_to_loop": "instructions_translated", "exits_to_handler": "instructions_translated", "handler_calls": "instructions_translated",
+}  # fmt: skip
+"""What a counter is one of: accesses and jumps themselves are not counted, since that would cost as much as they do."""
+
+
 def _share(name: str, counts: dict[str, int]) -> str:
-    if name != "instructions_translated" or not counts.get("instructions"):
-        return ""
-    return f"  ({100 * counts[name] / counts['instructions']:.1f} %)"
+    count, all_of = counts[name], counts.get("instructions", 0)
+    if name == "instructions_translated" and all_of:
+        return f"  ({100 * count / all_of:.1f} %)"
+    if name in _ENGINES:
+        return f"  ({100 * count / sum(counts.get(engine, 0) for engine in _ENGINES):.1f} %)"
+    if name in _OF and count:
+        return f"  (one in {counts.get(_OF[name], 0) // count} {_OF[name].replace('_', ' ')})"
+    return ""

@@ -109,10 +109,10 @@ def make_machine(arguments: Namespace, ends: list[CharEnd], log: Callable[[str],
         translate=arguments.translate, parallel=parallel,
     )
     try:
-        if arguments.dump_translation is not None or arguments.perf_map:
-            from kvmpy.cli.counters import check
+        if arguments.dump_translation is not None or arguments.perf_map or arguments.stats:
+            from kvmpy.cli.counters import begin
 
-            check(machine, arguments)
+            begin(machine, arguments)
         modules = [(file, text) for file, _, text in (module.partition(",") for module in arguments.module)]
         machine.load(arguments.image, arguments.boot, arguments.initrd, arguments.append, modules)
         log(f"{machine.boot_state.protocol}: {machine.boot_state.summary or 'loaded'}")

@@ -6,6 +6,7 @@ import itertools
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -314,6 +315,28 @@ def test_guest_and_host_code_side_by_side(tmp_path: Path) -> None:
         assert all(a + size <= b for (a, size), (b, _) in itertools.pairwise(spans))
         assert [name for *_, name in lines[:2]] == ["kvmpy:enter", "kvmpy:exit"] and "kvmpy:fallback" in {name for *_, name in lines}
         assert not found.at(0xDEAD0000)
+
+
+def test_the_time_in_each_engine_is_told_where_it_is_asked_for(make: Make) -> None:
+    # mov ecx, 2000000; again: dec ecx; jnz again; hlt
+    for timed in (False, True):
+        guest = make(bytes.fromhex("b980841e00 ffc9 75fc f4"), translate=24)
+        guest.vm.set_timing(timed)
+        began = time.monotonic_ns()
+        assert guest.vcpu.run() == HLT
+        passed = time.monotonic_ns() - began
+        found = guest.vcpu.statistics()
+        times = [found[name] for name in ("ns_interpreted", "ns_translating", "ns_translated")]
+        assert all(times) == any(times) == timed
+        assert sum(times) < 1.2 * passed + 1e6
+        assert not timed or found["ns_translated"] > found["ns_translating"]
+
+
+def test_slow_accesses_are_counted(make: Make) -> None:
+    # mov ecx, 100; again: mov eax, [0x20ffe]; dec ecx; jnz again; hlt - over a page's end
+    guest = make(bytes.fromhex("b964000000 8b0425fe0f0200 ffc9 75f5 f4"), translate=1)
+    assert guest.vcpu.run() == HLT
+    assert 100 <= guest.vcpu.statistics()["slow_accesses"] < 110
 
 
 def test_dropped_translations_keep_their_names(tmp_path: Path) -> None:

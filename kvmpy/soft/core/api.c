@@ -14,6 +14,7 @@
 #include "system.h"
 #include "translate/translate.h"
 #include "run.h"
+#include "timing.h"
 #include "x87.h"
 
 #define RECORD_BYTES (3 * 4096) /* struct kvm_run, the data page of port I/O, a page to spare, as KVM maps them */
@@ -629,7 +630,8 @@ int kp_vcpu_set_fpu(Cpu *c, const struct kvm_fpu *f)
 static const char *const statistic_name[STAT_COUNT] = {
     "instructions", "blocks_built", "blocks_dropped", "code_evictions", "tlb_fills", "page_faults", "exceptions", "interrupts",
     "io_exits", "mmio_exits", "halts", "alone", "instructions_translated", "blocks_translated", "blocks_untranslatable", "code_bytes",
-    "translations_dropped", "code_cache_evictions", "links", "exits_unlinked", "exits_to_loop", "exits_to_handler", "handler_calls"};
+    "translations_dropped", "code_cache_evictions", "links", "exits_unlinked", "exits_to_loop", "exits_to_handler", "handler_calls",
+    "slow_accesses", "ns_interpreted", "ns_translating", "ns_translated"};
 
 void kp_vcpu_exits(Cpu *c, struct kp_exits *exits)
 {
@@ -641,6 +643,8 @@ void kp_vcpu_deliveries(Cpu *c, struct kp_deliveries *deliveries) { *deliveries 
 
 uint64_t kp_vcpu_statistic(Cpu *c, uint32_t which)
 {
+    if (which >= STAT_NS_INTERPRETED && which <= STAT_NS_TRANSLATED)
+        return timing_ns(c->vm, c->stat[which]);
     return which < STAT_COUNT ? which == STAT_INSTRUCTIONS ? cpu_icount(c) : c->stat[which] : 0;
 }
 const char *kp_statistic_name(uint32_t which) { return which < STAT_COUNT ? statistic_name[which] : NULL; }

@@ -221,6 +221,7 @@ static void write_any(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, cons
 
 uint64_t mem_read_slow(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, unsigned size)
 {
+    c->stat[STAT_SLOW_ACCESSES]++;
     uint64_t v = 0;
     bool taken = core_take(c);
     check_alignment(c, i, linear, size);
@@ -231,6 +232,7 @@ uint64_t mem_read_slow(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, uns
 
 void mem_write_slow(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, unsigned size, uint64_t value)
 {
+    c->stat[STAT_SLOW_ACCESSES]++;
     bool taken = core_take(c);
     check_alignment(c, i, linear, size);
     write_any(c, i, seg, linear, (const uint8_t *)&value, size, false);
@@ -259,6 +261,7 @@ void mem_probe_write(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, unsig
 
 uint64_t mem_read_for_write_slow(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, unsigned size)
 {
+    c->stat[STAT_SLOW_ACCESSES]++;
     uint64_t v = 0;
     bool taken = core_take(c);
     check_alignment(c, i, linear, size);

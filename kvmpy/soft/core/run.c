@@ -16,6 +16,7 @@
 #include "monitor.h"
 #include "parallel.h"
 #include "system.h"
+#include "timing.h"
 
 #define SLICE 8192        /* instructions between looks at timers, kicks and user space */
 #define SLICE_TRANSLATED 32768 /* the same where translated code runs some times as fast */
@@ -584,6 +585,8 @@ int run_slice(Cpu *c, int64_t budget, bool exact)
     r->slice = c->budget = budget;
     r->slicing = true;
     begin_slice_clock(vm);
+    r->time_kind = TIME_OUTSIDE;
+    time_goes_to(c, TIME_INTERPRETED);
     int result;
     fp_enter(c);
     int why = _setjmp(r->unwind);
@@ -680,6 +683,7 @@ int run_slice(Cpu *c, int64_t budget, bool exact)
         forget_accesses(c); /* the last instruction of a block may have reached a device, and has retired */
     }
     fp_leave(c);
+    time_goes_to(c, TIME_OUTSIDE);
     uint64_t used = (uint64_t)(r->slice - c->budget);
     r->slicing = false;
     vm->current = NULL;

@@ -81,6 +81,8 @@ struct RunState {
     bool slow_steps;  /* every instruction runs alone: TF, breakpoints, single-stepping by the host */
     uint64_t io_rip[IO_RIPS]; /* addresses of instructions that were seen to reach devices: blocks end behind them */
     uint64_t stop_at;    /* retired count of kp_vcpu_step, or NEVER */
+    uint32_t time_kind; /* timing.h */
+    uint64_t time_since;
     struct kp_exits exits;
     struct kp_deliveries deliveries;
 };
@@ -91,7 +93,9 @@ enum {
     /* the translator: instructions that translated code retired itself; code left for a successor, for the run loop, for an
        instruction that a handler does; handlers that it called */
     STAT_INSTRUCTIONS_TRANSLATED, STAT_BLOCKS_TRANSLATED, STAT_BLOCKS_UNTRANSLATABLE, STAT_CODE_BYTES, STAT_TRANSLATIONS_DROPPED,
-    STAT_CODE_CACHE_EVICTIONS, STAT_LINKS, STAT_EXITS_UNLINKED, STAT_EXITS_TO_LOOP, STAT_EXITS_TO_HANDLER, STAT_HANDLER_CALLS, STAT_COUNT
+    STAT_CODE_CACHE_EVICTIONS, STAT_LINKS, STAT_EXITS_UNLINKED, STAT_EXITS_TO_LOOP, STAT_EXITS_TO_HANDLER, STAT_HANDLER_CALLS,
+    /* accesses that the TLB has no fast way for; ticks of the TSC while Vm.timed, ns for user space */
+    STAT_SLOW_ACCESSES, STAT_NS_INTERPRETED, STAT_NS_TRANSLATING, STAT_NS_TRANSLATED, STAT_COUNT
 };
 
 /* What happens to the VM is counted with its first vCPU. */

@@ -57,6 +57,8 @@ struct KpVm {
     struct Coverage *coverage; /* coverage.c; NULL: nobody has asked yet */
     uint32_t covering;       /* KP_COVERAGE_*, or 0 */
     bool trace_served;       /* a rule wants what user space serves */
+    bool timed;              /* vCPUs' time is told apart, see timing.h; since these two readings */
+    uint64_t timed_tsc, timed_ns;
 };
 
 /* A number for tlb_generation. In turns it is used once in the VM, since links hold it that all vCPUs share; vCPUs in parallel share none. */

@@ -12,6 +12,7 @@
 #include "exec.h"
 #include "parallel.h"
 #include "run.h"
+#include "timing.h"
 
 #define SHARED_MISSES 16
 
@@ -95,7 +96,9 @@ uint64_t translated_fallback(Cpu *c, const Insn *i)
     c->budget += BLOCK_MAX;
     count_retired(c, i->left);
     c->stat[STAT_HANDLER_CALLS]++;
+    time_goes_to(c, TIME_INTERPRETED);
     uint64_t left = single(c, i);
+    time_goes_to(c, TIME_TRANSLATED);
     c->run->entered = c->budget + (left == 0 ? i->left - 1 : left == LEFT_RIP ? 0 : (int64_t)rest_of(left));
     c->budget -= BLOCK_MAX;
     return left;
@@ -209,7 +212,9 @@ const Insn *exec_translated(Cpu *c, const Insn *i)
     for (;;) {
         c->run->entered = c->budget;
         c->budget -= BLOCK_MAX;
+        time_goes_to(c, TIME_TRANSLATED);
         uint64_t left = t->enter(c, entry);
+        time_goes_to(c, TIME_INTERPRETED);
         c->budget += BLOCK_MAX;
         cc_explicit(c, from_native(c->native_flags));
         if (!(left & LEFT_EXIT)) {
@@ -280,7 +285,10 @@ const Insn *exec_counted(Cpu *c, const Insn *i)
     }
     b = kept;
     i = b->insn;
-    if (!translate_block(c, b)) {
+    time_goes_to(c, TIME_TRANSLATING);
+    bool done = translate_block(c, b);
+    time_goes_to(c, TIME_INTERPRETED);
+    if (!done) {
         c->stat[STAT_BLOCKS_UNTRANSLATABLE]++;
         b->insn[0].exec = b->first;
         core_give(c, taken);
