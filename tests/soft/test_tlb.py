@@ -15,6 +15,7 @@ HLT = lib.KVM_EXIT_HLT
 WINDOW = 1 << 39  # the second entry of the PML4
 SPACES = (TABLES, 0x30000)  # PML4s; their tables for the window follow at 0x20000 and 0x31000
 FRAMES = 0x40000
+FAR = 16 << 20  # pages so far apart share an index of the TLB
 P, W, U, PS, G = 1, 2, 4, 0x80, 0x100
 CR4_PGE, CR4_PCIDE = 0x80, 0x20000
 Make = Callable[..., Guest]
@@ -122,3 +123,65 @@ again:  xorq ${frame(1) ^ frame(2):#x},{window_table(0) + 8:#x}
     found = guest.vcpu.statistics()
     assert found["exits_unlinked"] + found["exits_to_handler"] + found["exits_to_loop"] < 50
     assert found["tlb_fills"] >= 1000
+
+
+def far_table(guest: Guest) -> None:
+    """The window's pages once more FAR behind it, as frames 4 and on."""
+    guest.put(0x21000 + 8 * (FAR >> 21), (0x23000 | P | W | U).to_bytes(8, "little"))
+    for page in range(4):
+        guest.put(0x23000 + 8 * page, (frame(4 + page) | P | W | U).to_bytes(8, "little"))
+
+
+def test_buffers_that_share_an_index_of_the_tlb(make: Make) -> None:
+    """Between two such pages words are copied; a third one comes and goes; then one of the two is mapped anew."""
+    source = f"""
+        mov ${WINDOW:#x},%rbx
+        lea {FAR:#x}(%rbx),%rdi
+        mov $512,%ecx
+copy:   mov -8(%rbx,%rcx,8),%rax
+        add %rcx,%rax
+        mov %rax,-8(%rdi,%rcx,8)
+        dec %ecx
+        jnz copy
+        mov (%rdi),%r8
+        movq ${frame(2) | P | W | U:#x},{window_table(0):#x}
+        mov (%rbx),%r9
+        mov (%rdi),%r10
+        invlpg (%rbx)
+        mov (%rdi),%r11
+        mov (%rbx),%r12
+        movq ${frame(3) | P | W | U:#x},0x23000
+        invlpg (%rdi)
+        mov (%rbx),%r13
+        mov (%rdi),%r14
+        hlt"""
+    guest = make(source, {0: ".fill 512,8,7", 2: ".quad 22", 3: ".quad 33"})
+    far_table(guest)
+    run(guest)
+    regs = guest.vcpu.get_regs()
+    assert guest.get(frame(4), 4096) == b"".join((7 + n).to_bytes(8, "little") for n in range(1, 513))
+    assert (regs.r8, regs.r10, regs.r11, regs.r12, regs.r13, regs.r14) == (8, 8, 8, 22, 22, 33) and regs.r9 in (7, 22)
+    found = guest.vcpu.statistics()
+    assert found["tlb_fills"] < 30 and found["handler_calls"] < 30
+
+
+def test_code_appears_in_a_page_of_the_second_way(make: Make) -> None:
+    """What is stored into it from then on is noticed, though the page was written before."""
+    source = f"""
+        mov ${WINDOW:#x},%rbx
+        lea {FAR:#x}(%rbx),%rdi
+        movl $0x9001c283,(%rbx)      # add $1,%edx; nop
+        movb $0xc3,4(%rbx)           # ret
+        mov %al,(%rdi)
+        mov $10,%ecx
+        xor %edx,%edx
+again:  call *%rbx
+        mov %al,(%rdi)
+        incb 2(%rbx)
+        dec %ecx
+        jnz again
+        hlt"""
+    guest = make(source, {})
+    far_table(guest)
+    run(guest)
+    assert guest.vcpu.get_regs().rdx == sum(range(1, 11))

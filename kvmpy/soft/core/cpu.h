@@ -147,7 +147,8 @@ typedef struct {
 /* Cpu.waiting */
 enum { MWAIT_NONE, MWAIT_STORE, MWAIT_BREAK }; /* until a store or what ends HLT; also until an interrupt that is not taken */
 
-/* Software TLB: direct mapped by linear page, one table for CPL 3 and one for the rest. */
+/* Software TLB: by linear page, one table for CPL 3 and one for the rest. Two ways: accesses look at the first alone, what it has
+   lost stands in the second, where the stubs of translated code and the slow path find it. */
 #define TLB_BITS 12
 #define TLB_SIZE (1u << TLB_BITS)
 #define TLB_INVALID 1u /* of TlbEntry.linear: equals no page address */
@@ -251,13 +252,15 @@ struct Cpu {
     struct kvm_run *record;
     struct Lapic *lapic; /* NULL without interrupt chips */
     uint64_t stat[32];
-    TlbEntry tlb_user[TLB_SIZE], tlb_super[TLB_SIZE];
-    TlbEntry tlb_super_ac[TLB_SIZE]; /* supervisor with SMAP lifted by EFLAGS.AC */
-    TlbEntry tlb_slow[TLB_SIZE];     /* never holds a fast tag: used while every access needs its alignment checked */
+    /* each with its second way TLB_SIZE entries further on */
+    TlbEntry tlb_user[2 * TLB_SIZE], tlb_super[2 * TLB_SIZE];
+    TlbEntry tlb_super_ac[2 * TLB_SIZE]; /* supervisor with SMAP lifted by EFLAGS.AC */
+    TlbEntry tlb_slow[2 * TLB_SIZE];     /* never holds a fast tag: used while every access needs its alignment checked */
     CodeTarget code_target[CODE_TARGETS];
     uint64_t tlb_log[TLB_SIZE];      /* what walks since the last flush may have put into the tables, see mmu.c */
     uint32_t tlb_log_count;          /* of 4 KiB pages, from its start; more than TLB_SIZE: the log has lost some */
     uint32_t tlb_log_large;          /* of larger pages, from its end */
+    uint64_t tlb_second[TLB_SIZE / 64]; /* index of an entry whose second way may be in use */
     uint64_t tlb_fetched[TLB_SIZE / 64]; /* index of an entry that code was fetched by under this generation */
     uint64_t tlb_logged[2][TLB_SIZE / 64]; /* index of an entry of 4 KiB pages is in the log: of one address space, global */
 };
@@ -306,6 +309,8 @@ enum { ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC, ACCESS_IMPLICIT = 4 }; /* IMPLICI
 uint32_t mmu_walk(Cpu *c, uint64_t linear, int access, bool user, TlbEntry *out);
 /* The same without side effects (no A/D, no fault): 0 or -1; for the debugger. */
 int mmu_translate(Cpu *c, uint64_t linear, uint64_t *phys, bool *writable, bool *user);
+/* What the first way's entry holds goes to the second; the page that is to come stands in neither then. */
+void tlb_make_room(Cpu *c, TlbEntry *e, uint64_t page);
 void tlb_flush_all(Cpu *c);       /* global pages too */
 void tlb_flush_nonglobal(Cpu *c); /* of the present PCID */
 void tlb_flush_page(Cpu *c, uint64_t linear);

@@ -61,6 +61,8 @@ static TlbEntry *fill(Cpu *c, const Insn *i, uint64_t linear, int access, bool i
     }
     c->stat[STAT_TLB_FILLS]++;
     uint64_t page = linear & ~0xfffull;
+    if (e->linear != page)
+        tlb_make_room(c, e, page);
     *e = out;
     e->linear = page;
     e->read = e->write = e->exec = tlb_no_tag(page >> 12);
@@ -101,7 +103,13 @@ static TlbEntry *entry(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, int
         linear = (uint32_t)linear;
     TlbEntry *e = &fill_table(c, implicit)[linear >> 12 & (TLB_SIZE - 1)];
     uint32_t need = access == ACCESS_READ ? TLBF_R : access == ACCESS_WRITE ? TLBF_W : TLBF_X;
-    if (e->linear != (linear & ~0xfffull) || !(e->flags & need))
+    uint64_t page = linear & ~0xfffull;
+    if (e->linear != page && e[TLB_SIZE].linear == page) {
+        TlbEntry first = *e;
+        *e = e[TLB_SIZE];
+        e[TLB_SIZE] = first;
+    }
+    if (e->linear != page || !(e->flags & need))
         return fill(c, i, linear, access, implicit, e);
     return e;
 }

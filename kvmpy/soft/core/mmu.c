@@ -329,12 +329,34 @@ static void invalidate(TlbEntry *e, unsigned n)
     e->linear = TLB_INVALID;
 }
 
+static bool second_used(const Cpu *c, unsigned n) { return c->tlb_second[n >> 6] >> (n & 63) & 1; }
+
+static void invalidate_way(Cpu *c, unsigned at, unsigned n)
+{
+    invalidate(&c->tlb_user[at], n);
+    invalidate(&c->tlb_super[at], n);
+    invalidate(&c->tlb_super_ac[at], n);
+    invalidate(&c->tlb_slow[at], n);
+}
+
 static void invalidate_index(Cpu *c, unsigned n)
 {
-    invalidate(&c->tlb_user[n], n);
-    invalidate(&c->tlb_super[n], n);
-    invalidate(&c->tlb_super_ac[n], n);
-    invalidate(&c->tlb_slow[n], n);
+    invalidate_way(c, n, n);
+    if (unlikely(second_used(c, n))) {
+        invalidate_way(c, TLB_SIZE + n, n);
+        c->tlb_second[n >> 6] &= ~(1ull << (n & 63));
+    }
+}
+
+void tlb_make_room(Cpu *c, TlbEntry *e, uint64_t page)
+{
+    unsigned n = page >> 12 & (TLB_SIZE - 1);
+    if (e->linear != TLB_INVALID) {
+        e[TLB_SIZE] = *e;
+        c->tlb_second[n >> 6] |= 1ull << (n & 63);
+    } else if (e[TLB_SIZE].linear == page) {
+        invalidate(&e[TLB_SIZE], n);
+    }
 }
 
 static void new_generation(Cpu *c)
@@ -347,6 +369,7 @@ static bool code_fetched(const Cpu *c, unsigned n) { return c->tlb_fetched[n >> 
 
 void tlb_clear(Cpu *c)
 {
+    c->tlb_second[0] |= 1; /* where it was never used a second way is all zeros: page 0 would match */
     for (unsigned n = 0; n < TLB_SIZE; n++)
         invalidate_index(c, n);
     c->tlb_log_count = c->tlb_log_large = 0;
@@ -415,12 +438,19 @@ void tlb_flush_page(Cpu *c, uint64_t linear)
         new_generation(c);
 }
 
-static void flush_phys_index(Cpu *c, unsigned n, uint64_t page)
+static void flush_phys_way(Cpu *c, unsigned at, unsigned n, uint64_t page)
 {
-    TlbEntry *e[] = {&c->tlb_user[n], &c->tlb_super[n], &c->tlb_super_ac[n], &c->tlb_slow[n]};
+    TlbEntry *e[] = {&c->tlb_user[at], &c->tlb_super[at], &c->tlb_super_ac[at], &c->tlb_slow[at]};
     for (unsigned k = 0; k < ARRAY_SIZE(e); k++)
         if (e[k]->linear != TLB_INVALID && e[k]->phys == page)
             invalidate(e[k], n);
+}
+
+static void flush_phys_index(Cpu *c, unsigned n, uint64_t page)
+{
+    flush_phys_way(c, n, n, page);
+    if (second_used(c, n))
+        flush_phys_way(c, TLB_SIZE + n, n, page);
 }
 
 void tlb_flush_phys(Vm *vm, uint64_t phys)

@@ -27,6 +27,16 @@ typedef struct {
     Flags flags;      /* where they are where the stub is entered */
 } Stub;
 
+/* A check whose page may stand in the second way of the TLB: its stub looks there before the instruction's. */
+#define SECONDS (2 * BLOCK_MAX)
+typedef struct {
+    Stub *stub;      /* of the instruction */
+    unsigned which;  /* of its `from`: the check's */
+    uint8_t *resume; /* behind the check */
+    size_t tag;      /* offset in TlbEntry */
+    unsigned size;
+} Second;
+
 /* A check that holds for more than one instruction, see share.c: SLOT_HELD has the host address of `base` + low. */
 typedef struct {
     bool valid, write;
@@ -46,6 +56,8 @@ typedef struct Emit {
     Held held;
     Stub stub[STUBS];
     unsigned stub_count;
+    Second second[SECONDS];
+    unsigned second_count;
     bool forget; /* nobody sees the flags behind the present instruction that were there before it */
     Stub *open; /* stub of the present instruction's memory accesses */
 } Emit;

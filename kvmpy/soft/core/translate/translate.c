@@ -21,7 +21,8 @@ static Stub *new_stub(Emit *e)
     return s;
 }
 
-void emit_guard(Emit *e, unsigned condition)
+/* Gives the jump's place in the open stub's list. */
+static unsigned add_guard(Emit *e, unsigned condition)
 {
     if (!e->open) {
         e->open = new_stub(e);
@@ -33,7 +34,10 @@ void emit_guard(Emit *e, unsigned condition)
     while (e->open->from[n])
         n++;
     e->open->from[n] = place;
+    return n;
 }
+
+void emit_guard(Emit *e, unsigned condition) { add_guard(e, condition); }
 
 void emit_resume(Emit *e)
 {
@@ -51,6 +55,8 @@ Rm emit_tlb_field(const Emit *e, size_t field)
                                                               : offsetof(Cpu, tlb_super)));
 }
 
+static size_t tag_of(int kind) { return kind == CHECK_WRITE ? offsetof(TlbEntry, write) : offsetof(TlbEntry, read); }
+
 void emit_page(Emit *e, int kind)
 {
     Code *o = &e->code;
@@ -67,17 +73,24 @@ void emit_page(Emit *e, int kind)
     put32(o, (TLB_SIZE - 1) << 6);
     /* the offset in the page, or a large number: also what crosses the page's end fails the compare. An empty entry's tag is a page
        of another index (tlb_no_tag): no address that leads to the entry lies in it. */
-    emit_op(o, 0x2b | OP_W, H_RCX, emit_tlb_field(e, kind == CHECK_WRITE ? offsetof(TlbEntry, write) : offsetof(TlbEntry, read)));
+    emit_op(o, 0x2b | OP_W, H_RCX, emit_tlb_field(e, tag_of(kind)));
+}
+
+static void compare_offset(Emit *e, unsigned size)
+{
+    emit_op(&e->code, 0x81 | OP_W, 7, rm_reg(H_RCX)); /* cmp */
+    put32(&e->code, 0x1000 - size);
 }
 
 void emit_check(Emit *e, unsigned size, int kind)
 {
     Code *o = &e->code;
     emit_page(e, kind);
-    emit_op(o, 0x81 | OP_W, 7, rm_reg(H_RCX)); /* cmp */
-    put32(o, 0x1000 - size);
-    emit_guard(e, CC_A);
+    compare_offset(e, size);
+    unsigned which = add_guard(e, CC_A);
     emit_load(o, H_RAX, emit_tlb_field(e, offsetof(TlbEntry, host)));
+    if (e->second_count < SECONDS) /* the others have their handler */
+        e->second[e->second_count++] = (Second){e->open, which, o->p, tag_of(kind), size};
     flags_clobbered(e);
 }
 
@@ -345,9 +358,28 @@ static void emit_vectors_stub(Emit *e, const Stub *s)
     emit_to_interpreter(e, s->insn, false);
 }
 
+/* rax has the index and rcx the distance from the first way's tag, still. */
+static void emit_seconds(Emit *e)
+{
+    Code *o = &e->code;
+    const size_t way = TLB_SIZE * sizeof(TlbEntry);
+    for (unsigned n = 0; n < e->second_count; n++) {
+        const Second *s = &e->second[n];
+        uint8_t **from = &s->stub->from[s->which];
+        set_rel32(*from, o->p);
+        emit_op(o, 0x03 | OP_W, H_RCX, emit_tlb_field(e, s->tag)); /* add */
+        emit_op(o, 0x2b | OP_W, H_RCX, emit_tlb_field(e, way + s->tag)); /* sub */
+        compare_offset(e, s->size);
+        *from = emit_jcc(o, CC_A);
+        emit_load(o, H_RAX, emit_tlb_field(e, way + offsetof(TlbEntry, host)));
+        emit_jump(o, e->t, executable(e->t, s->resume));
+    }
+}
+
 static void emit_stubs(Emit *e)
 {
     Code *o = &e->code;
+    emit_seconds(e);
     for (unsigned n = 0; n < e->stub_count; n++) {
         Stub *s = &e->stub[n];
         if (s->exits) {
@@ -474,7 +506,7 @@ static bool emit_insn(Emit *e)
     Code start = e->code;
     Flags flags = e->flags;
     Held held = e->held;
-    unsigned stubs = e->stub_count;
+    unsigned stubs = e->stub_count, seconds = e->second_count;
     e->open = NULL;
     e->forget = false;
     if (fn) {
@@ -488,6 +520,7 @@ static bool emit_insn(Emit *e)
         e->flags = flags;
         e->held = held;
         e->stub_count = stubs;
+        e->second_count = seconds;
     }
     return false;
 }
@@ -555,7 +588,7 @@ static void begin(Emit *e)
     e->i = e->region.insn;
     e->flags = (Flags){FLAGS_HOST, NULL};
     e->held.valid = false;
-    e->stub_count = 0;
+    e->stub_count = e->second_count = 0;
     e->open = NULL;
 }
 
