@@ -10,6 +10,9 @@ from tests.bench.rounds import Results
 from tests.bench.runners import COMPUTE, MACHINE, NARROW, RUNNERS
 from tests.bench.targets import Row
 
+WORST = 8
+"""So many noisy series are named."""
+
 Table = Callable[[Sequence[str], Sequence[Sequence[str]]], None]
 
 
@@ -90,16 +93,17 @@ def machine(results: Results, table: Table) -> None:
 
 def noise(results: Results) -> list[str]:
     """What to know before a figure is believed."""
-    wide = []
+    wide, count = [], sum(map(len, results.series.values()))
     for name, row in results.series.items():
         for runner, series in row.items():
             found = figure(series.times)
             if found and found.count > 2 and found.spread > NOISY:
-                wide.append(f"{name} {runner} {found.spread:.0%}")
+                wide.append((found.spread, f"{name} {runner} {found.spread:.0%}"))
     first, last = results.loads
     lines = [f"load average {first:.1f} before, {last:.1f} after"]
     if wide:
-        lines.append(f"{len(wide)} series with quartiles more than {NOISY:.0%} of the median apart: {', '.join(wide)}")
+        worst = ", ".join(words for _, words in sorted(wide, reverse=True)[:WORST])
+        lines.append(f"{len(wide)} of {count} series with quartiles more than {NOISY:.0%} of the median apart, the worst: {worst}")
     return lines
 
 
