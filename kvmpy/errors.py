@@ -45,6 +45,30 @@ class NotMappedError(MemoryAccessError):
         self.args = (f"linear {address:#x}..{address + max(size, 1) - 1:#x} is not mapped to RAM",)
 
 
+class TranslatorError(KvmpyError):
+    """Translated code has done something else than the interpreter (exit status 76): the software CPU under `verify_translator`.
+
+    `differences` are (what, guest physical address or None, bytes as the interpreter leaves them, bytes as translated code does);
+    `rip` is the block in which the two part, or they do in the beginning of the one at `behind`; where `again` is false, they part
+    somewhere behind `start`, and the block at `rip` is the last one. `report` has the lines with code
+    and values, where the machine could tell them.
+    """
+
+    def __init__(
+        self, start: int, rip: int, behind: int | None, again: bool, retired: tuple[int, int],
+        differences: list[tuple[str, int | None, bytes, bytes]],
+    ) -> None:
+        self.start = start
+        self.rip = rip
+        self.behind = behind
+        self.again = again
+        self.retired = retired
+        self.differences = differences
+        self.report: list[str] = []
+        names = ", ".join(dict.fromkeys(name for name, _, _, _ in differences))
+        super().__init__(f"the translator is wrong about the block at {rip:#x}: {names} differ from what the interpreter does")
+
+
 class ImageError(KvmpyError):
     """A guest image (kernel, initrd, disk, ROM) cannot be used: names the file and what is wrong with it (exit status 65)."""
 

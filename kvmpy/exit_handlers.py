@@ -205,6 +205,11 @@ def on_msr(loop: Loop, seat: Seat) -> None:
         loop.unknown_msrs[index] += 1
 
 
+def on_difference(loop: Loop, seat: Seat) -> None:
+    """The software CPU checks its translator, and found a fault of it."""
+    raise cast("Any", loop.vm).difference()
+
+
 def on_anything(loop: Loop, seat: Seat) -> None:
     """FAIL_ENTRY, memory faults, and reasons that are not known here."""
     _trace(loop, seat)
@@ -230,6 +235,7 @@ _TABLE: dict[int, Callable[[Loop, Seat], None]] = {
     lib.KVM_EXIT_X86_RDMSR: on_msr,
     lib.KVM_EXIT_X86_WRMSR: on_msr,
     lib.KP_EXIT_TRACE: on_trace,
+    lib.KP_EXIT_DIFFERS: on_difference,
 }
 
 HANDLERS: tuple[Callable[[Loop, Seat], None], ...] = tuple(_TABLE.get(reason, on_anything) for reason in range(KNOWN + 1))

@@ -20,7 +20,7 @@ from kvmpy.cpu import Cpu
 from kvmpy.devices.base import Clock, Device
 from kvmpy.doorbells import Bell, Doorbells, make_doorbells
 from kvmpy.ends import End, Ends
-from kvmpy.errors import ConfigError, HostError
+from kvmpy.errors import ConfigError, HostError, TranslatorError
 from kvmpy.host.images.magic import is_qcow2
 from kvmpy.host.tap import Tap
 from kvmpy.inspection import Inspection
@@ -59,6 +59,7 @@ class Machine(Inspection):
     "unix:PATH", "none"), a CharEnd, or None: then output is kept in `machine.serial`, a Capture.
     `translate` is for the software CPU: "on", "off", or how often a block runs before it is translated to host code.
     `parallel`: the software CPU's vCPUs run beside each other, each in a thread of its own, as KVM's always do; else they take turns.
+    `verify_translator` lets it run everything twice, interpreted and translated; `run` raises TranslatorError where the two part.
     `on_reset` says what a reset asked for by the guest does: "stop" ends the run with Reset, "reboot" starts the image again.
     Raises ConfigError for what cannot be built and HostError or MissingCapability for what the host refuses.
     """
@@ -81,6 +82,7 @@ class Machine(Inspection):
         on_reset: str = "stop",
         translate: int | str | None = None,
         parallel: bool = False,
+        verify_translator: bool | None = None,
     ) -> None:
         if not isinstance(cpus, int) or not 1 <= cpus <= MOST_CPUS:
             raise ConfigError(f"{cpus} CPUs: a machine has 1 to {MOST_CPUS}")
@@ -109,7 +111,8 @@ class Machine(Inspection):
         self.device_events: Counter[str] = Counter()
         """What devices reported, by "device: event"."""
         try:
-            self._build(memory, cpus, cpu, machine, backend, devices, net, clock, serial, console, disks, assist, translate, parallel)
+            self._build(memory, cpus, cpu, machine, backend, devices, net, clock, serial, console, disks, assist, translate, parallel,
+                        verify_translator)
         except BaseException:
             self.close()
             raise
@@ -117,7 +120,7 @@ class Machine(Inspection):
     def _build(
         self, memory: int | str, cpus: int, cpu: str, machine: str, backend: str | Backend, devices: Sequence[Device | VirtioDevice],
         net: Sequence[str | NetSpec], clock: str, serial: End | Sequence[End] | None, console: End | None,
-        disks: Sequence[Path | DiskSpec], assist: bool, translate: int | str | None, parallel: bool,
+        disks: Sequence[Path | DiskSpec], assist: bool, translate: int | str | None, parallel: bool, verify_translator: bool | None,
     ) -> None:
         from kvmpy.board import Parts, make_board
         from kvmpy.disks import Disks
@@ -125,7 +128,7 @@ class Machine(Inspection):
         self.memory = GuestMemory(memory)
         self.memory.spaces = lambda cpu: importlib.import_module("kvmpy.debug.spaces").space_of(self, cpu)
         self._closers.append(self.memory.close)
-        self.backend = self._open_backend(backend, clock, translate, parallel)
+        self.backend = self._open_backend(backend, clock, translate, parallel, verify_translator)
         self.vm: Vm = self.backend.create_vm()
         self._closers.append(self.vm.close)
         if getattr(self.backend, "threshold", 0) and not getattr(self.vm, "translating", True):
@@ -206,19 +209,22 @@ class Machine(Inspection):
             self._closers.append(doorbells.close)
         return doorbells
 
-    def _open_backend(self, backend: str | Backend, clock: str, translate: int | str | None, parallel: bool) -> Backend:
+    def _open_backend(
+        self, backend: str | Backend, clock: str, translate: int | str | None, parallel: bool, verify_translator: bool | None
+    ) -> Backend:
         if not isinstance(backend, str):
-            if translate is not None:
-                raise ConfigError("translate: the backend is made already, and has a parameter of that name")
-            if parallel:
-                raise ConfigError("parallel: the backend is made already, and has a parameter of that name")
+            for name, given in (("translate", translate), ("parallel", parallel or None), ("verify_translator", verify_translator)):
+                if given is not None:
+                    raise ConfigError(f"{name}: the backend is made already, and has a parameter of that name")
             return backend
         from kvmpy.backends import open_backend
 
-        name = "soft" if backend == "auto" and clock == "virtual" else backend
-        opened = open_backend(name, clock=clock, translate=translate, parallel=parallel)
+        name = "soft" if backend == "auto" and (clock == "virtual" or verify_translator) else backend
+        opened = open_backend(name, clock=clock, translate=translate, parallel=parallel, verify_translator=verify_translator)
         if translate is not None and opened.name != "soft":
             raise ConfigError(f"translate: only the software CPU translates, and the backend is {opened.name}")
+        if verify_translator and opened.name != "soft":
+            raise ConfigError(f"verify_translator: only the software CPU translates, and the backend is {opened.name}")
         close = getattr(opened, "close", None)
         if close is not None:
             self._closers.append(close)
@@ -396,6 +402,10 @@ class Machine(Inspection):
                 if not (isinstance(verdict, Reset) and self.on_reset == "reboot"):
                     return verdict
                 self.reset()
+        except TranslatorError as error:
+            error.report = importlib.import_module("kvmpy.debug.mismatch").report_of(self, error)
+            error.add_note("\n".join(error.report))
+            raise
         finally:
             self._running = False
             self._seconds += time.monotonic() - start

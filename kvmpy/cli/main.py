@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from kvmpy.cli import status
-from kvmpy.errors import ConfigError, HostError, ImageError, KvmpyError, MissingCapability, TraceError
+from kvmpy.errors import ConfigError, HostError, ImageError, KvmpyError, MissingCapability, TraceError, TranslatorError
 
 
 class Formatter(argparse.HelpFormatter):
@@ -164,6 +164,8 @@ def add_run_options(run: argparse.ArgumentParser, lacks: Sequence[str] = ()) -> 
     add("--backend", default="auto", metavar="B", help="auto, kvm or soft (default auto)")
     add("--clock", default="host", metavar="C", help="host, or virtual: time counted in instructions (soft only)")
     add("--translate", metavar="T", help="hot blocks become host code: on, off, or after how many runs (soft only; default on)")
+    add("--verify-translator", action="store_true", default=None,
+        help="run everything twice, interpreted and translated; a difference is shown and ends the run with status 76 (soft only)")
     add("--device", action="append", default=[], metavar="M:CLASS[,k=v]", help="a device of your own from module M (repeatable)")
     add("--no-assist", action="store_true", help="an instruction that KVM cannot emulate is a crash")
     add("--no-reboot", action="store_true", help="a reset ends the run")
@@ -212,6 +214,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status.BROKEN_PIPE
     except KvmpyError as error:
         say(f"error: {error}")
+        if isinstance(error, TranslatorError):
+            for line in error.report:
+                tell(line)
         return status_of_error(error)
     except OSError as error:
         if error.errno != errno.ENOSPC:
@@ -251,7 +256,7 @@ def status_of_error(error: KvmpyError) -> int:
         return status.BAD_IMAGE
     if isinstance(error, (HostError, MissingCapability)):
         return status.UNAVAILABLE
-    return 1
+    return status.TRANSLATOR if isinstance(error, TranslatorError) else 1
 
 
 def say(text: str) -> None:

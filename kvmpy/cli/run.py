@@ -106,7 +106,7 @@ def make_machine(arguments: Namespace, ends: list[CharEnd], log: Callable[[str],
         arguments.memory, cpus, arguments.cpu, machine=arguments.machine, backend=backend or _backend(arguments, log),
         clock=arguments.clock, serial=ends, console=arguments.debugcon, devices=_devices(arguments.device), disks=arguments.disk,
         net=arguments.net, assist=not arguments.no_assist, on_reset="stop" if arguments.no_reboot else "reboot",
-        translate=arguments.translate, parallel=parallel,
+        translate=arguments.translate, parallel=parallel, verify_translator=arguments.verify_translator,
     )
     try:
         if arguments.dump_translation is not None or arguments.perf_map or arguments.stats:
@@ -184,6 +184,9 @@ def _backend(arguments: Namespace, log: Callable[[str], None]) -> str:
 
     if arguments.backend == "auto" and arguments.clock == "virtual":
         log("backend soft: virtual time is counted by the software CPU")
+        return "soft"
+    if arguments.backend == "auto" and arguments.verify_translator:
+        log("backend soft: the software CPU's translator is to be verified")
         return "soft"
     if arguments.backend == "auto" and getattr(arguments, "coverage", None):
         log("backend soft: coverage is recorded by the software CPU")

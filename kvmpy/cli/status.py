@@ -10,6 +10,7 @@ BAD_IMAGE = 65
 UNAVAILABLE = 69
 CRASHED = 70
 HALTED = 71
+TRANSLATOR = 76
 TIMEOUT = 124
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -35,6 +36,7 @@ exit status of kvmpy run:
   69   the host lacks something, or refused it
   70   the guest crashed
   71   the guest halted for good, without saying how it ended
+  76   --verify-translator: translated code did something else than the interpreter
   124  --timeout
   130  Ctrl-C
   141  nobody reads standard output any more

@@ -14,6 +14,7 @@ MOST_ENTRIES = 256
 THRESHOLD = 24
 """Runs of a block before it is translated, where nobody says otherwise (KVMPY_TRANSLATE in the environment does)."""
 VARIABLE = "KVMPY_TRANSLATE"
+VERIFY_VARIABLE = "KVMPY_VERIFY_TRANSLATOR"
 _U32 = (1 << 32) - 1
 
 
@@ -34,6 +35,16 @@ def threshold_of(translate: int | str | None) -> int:
     return count
 
 
+def verifying(verify: bool | None) -> bool:
+    """Does everything run twice? None: as KVMPY_VERIFY_TRANSLATOR in the environment says (1, or 0 and nothing). Raises ConfigError."""
+    if verify is not None:
+        return verify
+    told = os.environ.get(VERIFY_VARIABLE, "")
+    if told not in ("", "0", "1"):
+        raise ConfigError(f"{VERIFY_VARIABLE} {told!r}: 0 or 1")
+    return told == "1"
+
+
 def supported_cpuid() -> list[CData]:
     """Owned `struct kvm_cpuid_entry2` entries of everything that the core can do."""
     table = ffi.new("struct kvm_cpuid_entry2[]", MOST_ENTRIES)
@@ -47,7 +58,8 @@ class SoftBackend:
     `tsc_khz` is the TSC's frequency; 0 takes the core's own (1 GHz). `translate`: blocks that have run so often are translated to
     host code, 0 or "off": everything is interpreted, None: as `threshold_of` says. `code_cache`: bytes for the translations of one
     VM, which are all dropped when it is full. `parallel`: each vCPU runs in a thread of its own, beside the others, else they take
-    turns. Raises ConfigError.
+    turns. `verify_translator`: everything runs twice, interpreted and translated (at its first run, unless `translate` has another
+    number), and a difference ends the run; None: as `verifying` says. Raises ConfigError.
     """
 
     name = "soft"
@@ -55,6 +67,7 @@ class SoftBackend:
     def __init__(
         self, clock: str = "host", tsc_khz: int = 0, translate: int | str | None = None, code_cache: int = lib.KP_CODE_CACHE,
         parallel: bool = False,
+        verify_translator: bool | None = None,
     ) -> None:
         if clock not in CLOCKS:
             raise ConfigError(f"clock {clock!r}: one of {', '.join(CLOCKS)}")
@@ -69,6 +82,15 @@ class SoftBackend:
         if not lib.KP_CODE_CACHE_LEAST <= code_cache <= lib.KP_CODE_CACHE_MOST:
             raise ConfigError(f"a code cache of {code_cache} bytes: {lib.KP_CODE_CACHE_LEAST} to {lib.KP_CODE_CACHE_MOST}")
         self.threshold = threshold_of(translate)
+        self.verify = verifying(verify_translator)
+        if self.verify and not self.threshold and verify_translator:
+            raise ConfigError("verify_translator: nothing is translated")
+        if self.verify and parallel:
+            if verify_translator:
+                raise ConfigError("verify_translator: vCPUs in parallel do not run twice")
+            self.verify = False
+        if self.verify and translate is None:
+            self.threshold = self.threshold and 1
         self.code_cache = code_cache
         self.parallel = parallel
 
@@ -77,6 +99,8 @@ class SoftBackend:
         vm = SoftVm(self.clock == "virtual", self.tsc_khz, self.parallel)
         if self.threshold:
             vm.translate(self.threshold, self.code_cache)
+            if self.verify and vm.translating:
+                vm.verify_translator()
         return vm
 
     def supported_cpuid(self) -> list[CData]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 
-from kvmpy.errors import ConfigError, HostError
+from kvmpy.errors import ConfigError, HostError, TranslatorError
 from kvmpy.native import CData, check, ffi, lib
 from kvmpy.soft.vcpu import SoftVcpu
 
@@ -18,6 +18,12 @@ _U32 = (1 << 32) - 1
 
 Pair = tuple[int, int]
 Rule = tuple[int, int, int, Pair, Pair, Pair, Pair, Pair, Pair]
+
+
+def _difference(one: CData) -> tuple[str, int | None, bytes, bytes]:
+    name = ffi.string(one.name).decode()
+    gpa = int(one.gpa) if name in ("memory", "stored") else None
+    return name, gpa, bytes(one.interpreted[0 : one.size]), bytes(one.translated[0 : one.size])
 
 
 class SoftVm:
@@ -68,6 +74,20 @@ class SoftVm:
         done = int(lib.kp_vm_set_translator(self._pointer(), threshold)) == 0
         self.translating = done and threshold > 0
         return done
+
+    def verify_translator(self) -> None:
+        """Before it runs, and with a translator: everything runs twice, interpreted and translated; KP_EXIT_DIFFERS where the two part."""
+        check("kp_vm_set_verifier", lib.kp_vm_set_verifier(self._pointer(), 1))
+
+    def difference(self) -> TranslatorError:
+        """After KP_EXIT_DIFFERS: what differs, to be raised."""
+        stretch = ffi.new("struct kp_stretch *")
+        found = ffi.new("struct kp_difference[]", lib.KP_DIFFERENCES)
+        count = lib.kp_vm_difference(self._pointer(), stretch, found, lib.KP_DIFFERENCES)
+        return TranslatorError(
+            stretch.start, stretch.rip, stretch.next or None, bool(stretch.again), (stretch.interpreted, stretch.translated),
+            [_difference(found[n]) for n in range(count)],
+        )
 
     def translations(self, rip: int | None = None) -> CData:
         """The blocks that hold an instruction byte at RIP, or all: an owned array of `struct kp_translation`. While it does not run."""

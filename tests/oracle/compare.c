@@ -100,7 +100,8 @@ bool exempt(Cpu *c, State *core, State *host, const Case *t)
         for (unsigned n = 0; n < ARRAY_SIZE(piecewise); n++)
             if (!strncmp(info->mnemonic, piecewise[n], strlen(piecewise[n])) && ((core->cr2 - host->cr2 + 1024) & width) < 2048)
                 core->cr2 = host->cr2; /* which piece of the operand is accessed first */
-    if ((core->vector == EXC_SS || core->vector == EXC_GP) && host->vector == EXC_PF && !strncmp(info->mnemonic, "fn", 2))
+    if ((core->vector == EXC_SS || core->vector == EXC_GP) && host->vector == EXC_PF &&
+        (!strncmp(info->mnemonic, "fn", 2) || !strcmp(info->mnemonic, "fbstp")))
         return true; /* an image in pieces: its first cannot be written, its last is outside the segment */
     if (core->vector >= 0 && core->vector == host->vector && !strcmp(info->mnemonic, "maskmovq")) {
         core->status = host->status; /* AMD's enter MMX state before the fault */

@@ -26,8 +26,9 @@ class Guest:
     def __init__(
         self, code: bytes = b"\xf4", mode: str = "real", *, clock: str = "virtual", chips: bool = False, cpus: int = 1,
         translate: int | str | None = None, code_cache: int = lib.KP_CODE_CACHE, parallel: bool = False,
+        verify: bool | None = None,
     ) -> None:
-        self.backend = SoftBackend(clock, translate=translate, code_cache=code_cache, parallel=parallel)
+        self.backend = SoftBackend(clock, translate=translate, code_cache=code_cache, parallel=parallel, verify_translator=verify)
         self.pages = mmap.mmap(-1, SIZE)
         view = ffi.from_buffer(self.pages)
         self.host = int(ffi.cast("uintptr_t", view))

@@ -13,6 +13,7 @@
 #include "parallel.h"
 #include "system.h"
 #include "translate/translate.h"
+#include "translate/verify.h"
 #include "run.h"
 #include "timing.h"
 #include "x87.h"
@@ -54,6 +55,7 @@ void kp_vm_destroy(Vm *vm)
         return;
     code_destroy(vm);
     translator_destroy(vm);
+    verify_destroy(vm);
     trace_destroy(vm);
     coverage_destroy(vm);
     free(vm->point);
@@ -631,7 +633,8 @@ static const char *const statistic_name[STAT_COUNT] = {
     "instructions", "blocks_built", "blocks_dropped", "code_evictions", "tlb_fills", "page_faults", "exceptions", "interrupts",
     "io_exits", "mmio_exits", "halts", "alone", "instructions_translated", "blocks_translated", "blocks_untranslatable", "code_bytes",
     "translations_dropped", "code_cache_evictions", "links", "exits_unlinked", "exits_to_loop", "exits_to_handler", "handler_calls",
-    "slow_accesses", "ns_interpreted", "ns_translating", "ns_translated"};
+    "slow_accesses", "ns_interpreted", "ns_translating", "ns_translated",
+    "instructions_verified"};
 
 void kp_vcpu_exits(Cpu *c, struct kp_exits *exits)
 {

@@ -10,6 +10,7 @@
 #include "parallel.h"
 #include "run.h"
 #include "translate/translate.h"
+#include "translate/verify.h"
 
 #define HASH_BITS 15
 #define KEPT 64
@@ -553,6 +554,9 @@ static Block *build(Cpu *c, const TlbEntry *e, uint64_t linear)
             memcpy(joined + here, (const void *)(uintptr_t)(next + e2->addend), 15 - here);
             len = decode(c, joined, 15, rip, c->mode, i);
         }
+        bool apart = unlikely(c->vm->verifier) && len > 0 && verify_apart(i);
+        if (apart && b->count)
+            break;
         i->block = b;
         b->count++;
         if (len <= 0) {
@@ -561,7 +565,7 @@ static Block *build(Cpu *c, const TlbEntry *e, uint64_t linear)
         }
         at += (unsigned)len;
         info = &insn_table[i->id];
-        bool end = (info->attributes & A_END) || b->count == BLOCK_MAX || at >= avail || b->phys2 != NO_PAGE ||
+        bool end = (info->attributes & A_END) || b->count == BLOCK_MAX || at >= avail || b->phys2 != NO_PAGE || apart ||
                    wants_end(c, linear + at - (unsigned)len) || point || (breaking && point_at(c->vm, linear + at));
         rip = i->next_rip;
         if (end || rip < b->rip)
@@ -601,8 +605,12 @@ static Block *build(Cpu *c, const TlbEntry *e, uint64_t linear)
     b->shared_misses = b->splits = 0;
     b->unshared = false;
     b->first = b->insn[0].exec;
-    if (!point && !b->told && !covering)
-        block_arm(c->vm, b);
+    if (!point && !b->told && !covering) {
+        if (unlikely(c->vm->verifier) && verify_apart(b->insn))
+            b->first = b->insn[0].exec = insn_leave; /* the run loop does it */
+        else
+            block_arm(c->vm, b);
+    }
     return b;
 }
 

@@ -5,6 +5,7 @@
 #include "parallel.h"
 #include "run.h"
 #include "trace.h"
+#include "translate/verify.h"
 
 static _Noreturn void segment_fault(Cpu *c, const Insn *i, unsigned seg)
 {
@@ -51,6 +52,8 @@ static bool stores_noticed(Vm *vm, uint64_t phys)
     return code_in_page(vm, phys) || (unlikely(vm->monitors) && page_monitored(vm, phys));
 }
 
+static bool stores_unnoticed(Vm *vm, TlbEntry *e) { return likely(!vm->verifier) || verify_unnoticed(vm, e); }
+
 static TlbEntry *fill(Cpu *c, const Insn *i, uint64_t linear, int access, bool implicit, TlbEntry *e)
 {
     TlbEntry out = {0};
@@ -61,6 +64,8 @@ static TlbEntry *fill(Cpu *c, const Insn *i, uint64_t linear, int access, bool i
     }
     c->stat[STAT_TLB_FILLS]++;
     uint64_t page = linear & ~0xfffull;
+    if (unlikely(c->vm->verifier))
+        verify_fill(c->vm, e);
     if (e->linear != page)
         tlb_make_room(c, e, page);
     *e = out;
@@ -88,7 +93,7 @@ static TlbEntry *fill(Cpu *c, const Insn *i, uint64_t linear, int access, bool i
     }
     if ((out.flags & TLBF_W) && !(e->flags & TLBF_ROM) && !stores_noticed(c->vm, out.phys)) {
         uint64_t n = (out.phys - slot->gpa) >> 12;
-        if (!slot->dirty || (slot->dirty[n >> 6] >> (n & 63) & 1))
+        if ((!slot->dirty || (slot->dirty[n >> 6] >> (n & 63) & 1)) && stores_unnoticed(c->vm, e))
             e->write = page;
     }
     return e;
@@ -105,6 +110,8 @@ static TlbEntry *entry(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, int
     uint32_t need = access == ACCESS_READ ? TLBF_R : access == ACCESS_WRITE ? TLBF_W : TLBF_X;
     uint64_t page = linear & ~0xfffull;
     if (e->linear != page && e[TLB_SIZE].linear == page) {
+        if (unlikely(c->vm->verifier))
+            verify_fill(c->vm, e);
         TlbEntry first = *e;
         *e = e[TLB_SIZE];
         e[TLB_SIZE] = first;
@@ -186,6 +193,8 @@ static void write_part(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, con
         uint64_t n = (phys - slot->gpa) >> 12;
         slot->dirty[n >> 6] |= 1ull << (n & 63);
     }
+    if (unlikely(c->vm->verifier))
+        verify_store(c->vm, phys);
     copy_once(host_of(e, linear), from, size);
     if (traced(c, KP_TRACE_MEMORY))
         trace_access(c, i, linear, from, size, true);
@@ -193,7 +202,8 @@ static void write_part(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, con
         code_written(c->vm, phys, size);
     if (unlikely(c->vm->monitors))
         monitor_stored(c->vm, phys, size);
-    if (!(e->flags & TLBF_MMIO) && (e->flags & TLBF_W) && !stores_noticed(c->vm, phys) && !watched_page(c, linear))
+    if (!(e->flags & TLBF_MMIO) && (e->flags & TLBF_W) && !stores_noticed(c->vm, phys) && !watched_page(c, linear) &&
+        stores_unnoticed(c->vm, e))
         e->write = linear & ~0xfffull;
 }
 
@@ -371,7 +381,7 @@ void require_alone(Cpu *c, const Insn *i)
     if (c->alone)
         return;
     bool repeated = (insn_table[i->id].attributes & A_REP) && (i->prefix & (PFX_REP | PFX_REPNE)); /* alone: one element */
-    if (i->left == 1 && !repeated) {
+    if (i->left == 1 && !repeated && !c->vm->verifier) {
         c->attention = 1; /* last of its block: the run loop looks before anything runs behind it */
         return;
     }

@@ -4,6 +4,7 @@
 #include "monitor.h"
 #include "parallel.h"
 #include "system.h"
+#include "translate/verify.h"
 #include "vm.h"
 
 #define PTE_P 0x1ull
@@ -31,6 +32,8 @@ void *phys_host(Cpu *c, uint64_t phys, unsigned size, bool write)
     if (write) {
         if (slot->flags & KVM_MEM_READONLY)
             return NULL;
+        if (unlikely(c->vm->verifier))
+            verify_store(c->vm, phys);
         if (slot->dirty) {
             uint64_t page = (phys - slot->gpa) >> 12;
             slot->dirty[page >> 6] |= 1ull << (page & 63);
@@ -220,6 +223,8 @@ static bool set_accessed_dirty(Cpu *c, Walk *w, bool write)
             memcpy(p, &s->value, w->entry_size);
         else if (!atomic_exchange_if(p, w->entry_size, before, s->value))
             return false;
+        if (unlikely(c->vm->verifier))
+            verify_walk(c->vm, s->phys & c->a20_mask);
     }
     return true;
 }

@@ -17,6 +17,7 @@
 #include "parallel.h"
 #include "system.h"
 #include "timing.h"
+#include "translate/verify.h"
 
 #define SLICE 8192        /* instructions between looks at timers, kicks and user space */
 #define SLICE_TRANSLATED 32768 /* the same where translated code runs some times as fast */
@@ -24,7 +25,11 @@
 #define EVENTS 1024       /* deliveries after which a slice ends: a handler that faults at once retires nothing, yet time goes on */
 #define VISIT_NS 20000000 /* control goes back to Python this often, for its signals */
 
-void unwind(Cpu *c, int why) { _longjmp(c->run->unwind, why); }
+void unwind(Cpu *c, int why)
+{
+    jmp_buf *stretch = unlikely(c->vm->verifier) ? verify_unwinding(c->vm) : NULL;
+    _longjmp(stretch ? *stretch : c->run->unwind, why);
+}
 
 static _Noreturn void fault(Cpu *c, const Insn *i, int vector, bool has_error, uint32_t error)
 {
@@ -377,13 +382,6 @@ static void abandon(Cpu *c)
         c->rip = (c->mode & MODE_SIZE) == MODE_16 ? (uint16_t)c->rip : (uint32_t)c->rip;
 }
 
-static void run_insns(Cpu *c, const Insn *i)
-{
-    do
-        i = i->exec(c, i);
-    while (i);
-}
-
 static bool is_insn(const Insn *i, const char *mnemonic) { return !strncmp(insn_table[i->id].mnemonic, mnemonic, strlen(mnemonic)); }
 
 /* fresh: the instruction is not one that was begun already and has to run alone, or had to wait for an answer. */
@@ -668,6 +666,10 @@ int run_slice(Cpu *c, int64_t budget, bool exact)
             continue;
         }
         Block *b = block_find(c);
+        if (unlikely(vm->verifier) && verify_apart(b->insn)) {
+            step_alone(c, true);
+            continue;
+        }
         if (unlikely(b->count > c->budget)) {
             if (!exact) { /* the next turn is longer than any block */
                 result = SLICE_SHORT;
@@ -676,6 +678,8 @@ int run_slice(Cpu *c, int64_t budget, bool exact)
             step_alone(c, true);
             continue;
         }
+        if (unlikely(vm->verifier) && verify_stretch(c))
+            continue;
         c->budget -= b->count;
         core_give(c, c->parallel);
         run_insns(c, b->insn);

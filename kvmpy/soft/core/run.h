@@ -95,7 +95,8 @@ enum {
     STAT_INSTRUCTIONS_TRANSLATED, STAT_BLOCKS_TRANSLATED, STAT_BLOCKS_UNTRANSLATABLE, STAT_CODE_BYTES, STAT_TRANSLATIONS_DROPPED,
     STAT_CODE_CACHE_EVICTIONS, STAT_LINKS, STAT_EXITS_UNLINKED, STAT_EXITS_TO_LOOP, STAT_EXITS_TO_HANDLER, STAT_HANDLER_CALLS,
     /* accesses that the TLB has no fast way for; ticks of the TSC while Vm.timed, ns for user space */
-    STAT_SLOW_ACCESSES, STAT_NS_INTERPRETED, STAT_NS_TRANSLATING, STAT_NS_TRANSLATED, STAT_COUNT
+    STAT_SLOW_ACCESSES, STAT_NS_INTERPRETED, STAT_NS_TRANSLATING, STAT_NS_TRANSLATED,
+    STAT_INSTRUCTIONS_VERIFIED, STAT_COUNT
 };
 
 /* What happens to the VM is counted with its first vCPU. */
@@ -120,6 +121,14 @@ bool run_halt_exits(Cpu *c);     /* halted, and without chips: that is an exit *
 bool run_step_done(Cpu *c, int64_t *budget); /* the count of kp_vcpu_step has retired, and the record is filled; else the budget is cut to it */
 int run_timer_slack(int ns);     /* gives the one before */
 void cpu_end_slice(Cpu *c);      /* of a vCPU in parallel */
+
+/* Executes from an instruction on, until one leaves with c->rip set. */
+static inline void run_insns(Cpu *c, const Insn *i)
+{
+    do
+        i = i->exec(c, i);
+    while (i);
+}
 
 _Noreturn void unwind(Cpu *c, int why);
 /* The TLB entry to fetch code at `linear` from; raises the fault, or leaves with KVM_EXIT_INTERNAL_ERROR where no RAM is. */

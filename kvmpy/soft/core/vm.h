@@ -38,6 +38,7 @@ struct KpVm {
     uint32_t msr_range_count;
     struct Parallel *parallel;     /* vCPUs run on threads of their own, see parallel.h; NULL: in turns */
     struct Translator *translator; /* NULL: everything is interpreted */
+    struct Verifier *verifier;     /* everything runs twice, interpreted and translated; or NULL */
     uint64_t code_cache;           /* bytes; 0: KP_CODE_CACHE */
     struct CodeMap *code; /* private to block.c: all decoded blocks */
     bool crowded;          /* code_make_room() is wanted */

@@ -4,6 +4,7 @@
 #include "guest.h"
 #include "insn.h"
 #include "run.h"
+#include "undefined.h"
 
 #define STEPS 256
 #define EXITS 8
@@ -29,41 +30,6 @@ typedef struct {
 } Undefined;
 
 static uint64_t events(const Cpu *c) { return c->stat[STAT_EXCEPTIONS] + c->stat[STAT_INTERRUPTS]; }
-
-/* Operand width of a shift or rotate in bits, or 0; its count as the instruction takes it. */
-static unsigned shift_of(const Insn *i, uint64_t rcx, unsigned *count)
-{
-    uint64_t key = insn_table[i->id].key;
-    unsigned op = key & 0xff, map = K_MAP(key);
-    bool twice = map == 1 && (op & 0xf6) == 0xa4 && (op & 7) >= 4 && (op & 7) <= 5;
-    bool once = map == 0 && ((op & 0xfe) == 0xc0 || (op & 0xfc) == 0xd0);
-    if ((!once && !twice) || key & K_VEX)
-        return 0;
-    unsigned bits = once && !(op & 1) ? 8 : 8u * i->osize;
-    uint64_t n = once ? (op < 0xd0 ? i->imm : op < 0xd2 ? 1 : rcx) : op & 1 ? rcx : i->imm;
-    *count = (unsigned)n & (bits == 64 ? 63 : 31);
-    return bits;
-}
-
-/* What the instruction does with the flags: read, written, left undefined. False: what it does else is not defined either. */
-static bool flags_of(const Insn *i, uint64_t rcx, uint32_t *read, uint32_t *written, uint32_t *undefined)
-{
-    const InsnInfo *info = &insn_table[i->id];
-    *read = info->flags_read | (info->attributes & A_NOTEST && !(info->attributes & A_IO) ? FL_OSZAPC : 0);
-    *written = info->flags_written;
-    *undefined = info->flags_undefined;
-    unsigned count, bits = shift_of(i, rcx, &count);
-    if (!bits)
-        return true;
-    bool rotates = info->mnemonic[0] == 'r', twice = info->mnemonic[3] == 'd', through_carry = rotates && info->mnemonic[1] == 'c';
-    if (!count)
-        *read = *written = *undefined = 0;
-    else
-        *read = through_carry ? FL_CF : 0;
-    if (count && !rotates && count >= bits)
-        *undefined |= FL_CF;
-    return !twice || count <= bits;
-}
 
 /* The instruction at RIP, or one of id ud2. */
 static Insn insn_at(Cpu *c)
@@ -103,16 +69,16 @@ static bool run(Cpu *c, unsigned piece, uint64_t limit, uint64_t seed, Result *t
         if (piece == 1 && c->rip == rip)
             return false;
         if (u && u->limit == STEPS) {
-            uint32_t read, written, undefined;
-            bool defined = flags_of(&i, rcx, &read, &written, &undefined);
+            InsnFlags flags;
+            bool defined = insn_flags(&i, &rcx, &flags);
             if (events(c) != before) /* it pushes them */
-                read = FL_OSZAPC;
-            if (!defined || u->now & read) {
+                flags.read = FL_OSZAPC;
+            if (!defined || u->now & flags.read) {
                 u->limit = done;
                 u->at_limit = u->now;
             }
             if (c->stat[STAT_INSTRUCTIONS] - start != done) /* else it waits for an answer, or has faulted */
-                u->now = (u->now & ~written) | undefined;
+                u->now = flags_undefined_behind(u->now, &flags);
         }
         struct kvm_run *r = c->record;
         if (r->exit_reason == KVM_EXIT_DEBUG)

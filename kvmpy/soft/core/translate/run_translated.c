@@ -13,6 +13,7 @@
 #include "parallel.h"
 #include "run.h"
 #include "timing.h"
+#include "verify.h"
 
 #define SHARED_MISSES 16
 
@@ -223,6 +224,8 @@ const Insn *exec_translated(Cpu *c, const Insn *i)
             c->stat[next ? STAT_EXITS_TO_HANDLER : STAT_EXITS_TO_LOOP]++;
             if (unlikely(left & LEFT_SHARED))
                 count_shared_miss(c, next->block);
+            if (unlikely(c->vm->verifier) && verify_ends(c, next))
+                return insn_leave(c, next);
             if (next && insn_table[next->id].attributes & A_END) {
                 if (end_block(c, next, &next)) {
                     Block *to = NULL;
