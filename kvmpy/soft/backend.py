@@ -14,6 +14,8 @@ MOST_ENTRIES = 256
 THRESHOLD = 24
 """Runs of a block before it is translated, where nobody says otherwise (KVMPY_TRANSLATE in the environment does)."""
 VARIABLE = "KVMPY_TRANSLATE"
+VERIFY_THRESHOLD = 2
+"""The same where everything is verified: at the second run a block's successors have run too, and may become part of its region."""
 VERIFY_VARIABLE = "KVMPY_VERIFY_TRANSLATOR"
 _U32 = (1 << 32) - 1
 
@@ -58,16 +60,14 @@ class SoftBackend:
     `tsc_khz` is the TSC's frequency; 0 takes the core's own (1 GHz). `translate`: blocks that have run so often are translated to
     host code, 0 or "off": everything is interpreted, None: as `threshold_of` says. `code_cache`: bytes for the translations of one
     VM, which are all dropped when it is full. `parallel`: each vCPU runs in a thread of its own, beside the others, else they take
-    turns. `verify_translator`: everything runs twice, interpreted and translated (at its first run, unless `translate` has another
-    number), and a difference ends the run; None: as `verifying` says. Raises ConfigError.
+    turns. `verify_translator`: everything runs twice, interpreted and translated (soon, unless `translate` has a number), and a difference ends the run; None: as `verifying` says. Raises ConfigError.
     """
 
     name = "soft"
 
     def __init__(
         self, clock: str = "host", tsc_khz: int = 0, translate: int | str | None = None, code_cache: int = lib.KP_CODE_CACHE,
-        parallel: bool = False,
-        verify_translator: bool | None = None,
+        parallel: bool = False, verify_translator: bool | None = None,
     ) -> None:
         if clock not in CLOCKS:
             raise ConfigError(f"clock {clock!r}: one of {', '.join(CLOCKS)}")
@@ -90,7 +90,7 @@ class SoftBackend:
                 raise ConfigError("verify_translator: vCPUs in parallel do not run twice")
             self.verify = False
         if self.verify and translate is None:
-            self.threshold = self.threshold and 1
+            self.threshold = min(self.threshold, VERIFY_THRESHOLD)
         self.code_cache = code_cache
         self.parallel = parallel
 

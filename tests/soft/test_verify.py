@@ -36,7 +36,7 @@ def make() -> Iterator[Make]:
     made: list[Guest] = []
 
     def build(code: str, mode: str = "long", **options: Any) -> Guest:
-        guest = Guest(intel(code, 64 if mode == "long" else 32, CODE), mode, verify=True, **options)
+        guest = Guest(intel(code, 64 if mode == "long" else 32, CODE), mode, translate=1, verify=True, **options)
         made.append(guest)
         return guest
 
@@ -207,9 +207,11 @@ def test_the_command_shows_it_and_ends_with_76(tmp_path: Path) -> None:
 
 
 def test_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert SoftBackend(verify_translator=True).threshold == 1 and SoftBackend(translate=9, verify_translator=True).threshold == 9
+    assert SoftBackend(verify_translator=True).threshold == 2 and SoftBackend(translate=9, verify_translator=True).threshold == 9
     with pytest.raises(ConfigError, match="nothing is translated"):
         SoftBackend(translate="off", verify_translator=True)
+    with pytest.raises(ConfigError, match="in parallel"):
+        SoftBackend(parallel=True, verify_translator=True)
     with pytest.raises(ConfigError, match="made already"):
         Machine(backend=SoftBackend(), verify_translator=True)
     monkeypatch.delenv(VERIFY_VARIABLE, raising=False)

@@ -201,6 +201,15 @@ Way translated_finish(Cpu *c, const Insn *i)
     return (Way){code, 0};
 }
 
+/* Back to the run loop behind an exit. Emitted STI counts on the next instruction to follow at once: where something from outside
+   has come between, interrupts are held back for it, or one would come before the HLT of STI and HLT. */
+static const Insn *leave_behind(Cpu *c, const Exit *x)
+{
+    if (x->from->insn[x->from->count - 1].id == INSN_sti)
+        c->shadow = 1;
+    return NULL;
+}
+
 const Insn *exec_translated(Cpu *c, const Insn *i)
 {
     struct Translator *t = c->vm->translator;
@@ -246,13 +255,14 @@ const Insn *exec_translated(Cpu *c, const Insn *i)
         if (unlikely(x->from->edges_left))
             cover_edge(c, x->from, x->way);
         if (c->budget <= 0 || c->attention || c->run->slow_steps)
-            return NULL;
+            return leave_behind(c, x);
         bool taken = core_take(c);
         uint64_t epoch = code_epoch(c->vm);
         Block *from = x->from, *to = block_find(c);
         if (!to->code || code_epoch(c->vm) != epoch) {
             core_give(c, taken);
-            return enter_block(c, to);
+            const Insn *next = enter_block(c, to);
+            return next ? next : leave_behind(c, x);
         }
         prepare(c);
         /* A block over the page's end holds only as long as the next page's translation: inside the page nothing would tell. */

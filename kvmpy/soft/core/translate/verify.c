@@ -391,6 +391,14 @@ static void compare_page(Verifier *v, const Page *p)
         note(v, "stored", p->end[0], p->end[1], 8, p->phys);
 }
 
+/* Emitted STI notes no shadow: more budget is left then than the next instruction needs. The interpreter's counts. */
+static void take_shadow(Cpu *c, Verifier *v)
+{
+    uint8_t interpreted = v->end[0].cpu[offsetof(Cpu, shadow)], *found = &v->end[1].cpu[offsetof(Cpu, shadow)];
+    if (interpreted == 1 && *found == 0)
+        c->shadow = *found = 1;
+}
+
 static bool equal(Verifier *v, uint32_t undefined)
 {
     v->found.differences = 0;
@@ -436,6 +444,7 @@ static bool attempt(Cpu *c, Verifier *v, int64_t budget, int how)
     v->end[1].left += rest - BLOCK_MAX;
     if (!v->end[0].why && (v->end[1].why || v->end[1].left < v->end[0].left))
         catch_up(c, v);
+    take_shadow(c, v);
     v->last = v->pass;
     v->pass = IDLE;
     return equal(v, 0) || equal(v, follow(c->vm, v).undefined);
