@@ -60,7 +60,8 @@ class SoftBackend:
     `tsc_khz` is the TSC's frequency; 0 takes the core's own (1 GHz). `translate`: blocks that have run so often are translated to
     host code, 0 or "off": everything is interpreted, None: as `threshold_of` says. `code_cache`: bytes for the translations of one
     VM, which are all dropped when it is full. `parallel`: each vCPU runs in a thread of its own, beside the others, else they take
-    turns. `verify_translator`: everything runs twice, interpreted and translated (soon, unless `translate` has a number), and a difference ends the run; None: as `verifying` says. Raises ConfigError.
+    turns. `verify_translator`: everything runs twice, interpreted and translated (soon, unless `translate` has a number), and a
+    difference ends the run; None: as `verifying` says. Raises ConfigError.
     """
 
     name = "soft"

@@ -78,7 +78,10 @@ def again(guest: Guest, **registers: int) -> int:
     return guest.vcpu.run()
 
 
-@pytest.mark.parametrize("name", ["hello64.elf", "smc64.elf", "traps32.elf", "traps64.elf", "paging64.elf", "tasks.elf", "user64.elf", "vm86.elf"])
+SOUND = ("hello64.elf", "smc64.elf", "traps32.elf", "traps64.elf", "paging64.elf", "tasks.elf", "user64.elf", "vm86.elf")
+
+
+@pytest.mark.parametrize("name", SOUND)
 def test_guests_pass(name: str) -> None:
     with Machine("128M", clock="virtual", verify_translator=True) as machine:
         assert machine.load(GUESTS / name).run(60) == GuestExit(0)
