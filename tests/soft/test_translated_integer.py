@@ -77,4 +77,5 @@ def test_signed_division_of_twice_the_width(bits: int) -> None:
             found += expected is not None
             assert (low, high) == (expected or (SKIPPED, SKIPPED)), [hex(word) for word in case]
         statistics = guest.vcpu.statistics()
-        assert found > 300 and statistics["handler_calls"] < len(cases) - found + 100
+        # a division that faults is a handler's, and so is the IRET behind it
+        assert found > 300 and statistics["handler_calls"] < 2 * (len(cases) - found) + 100
