@@ -92,16 +92,18 @@ static unsigned rest_of(uint64_t left)
     return next && next->block ? next->left : 0;
 }
 
-uint64_t translated_fallback(Cpu *c, const Insn *i)
+uint64_t translated_fallback(Cpu *c, uint64_t what)
 {
-    c->budget += BLOCK_MAX;
+    const unsigned behind = what % _Alignof(Insn);
+    const Insn *i = (const Insn *)(uintptr_t)(what - behind);
+    c->budget += BLOCK_MAX + behind;
     count_retired(c, i->left);
     c->stat[STAT_HANDLER_CALLS]++;
     time_goes_to(c, TIME_INTERPRETED);
     uint64_t left = single(c, i);
     time_goes_to(c, TIME_TRANSLATED);
     c->run->entered = c->budget + (left == 0 ? i->left - 1 : left == LEFT_RIP ? 0 : (int64_t)rest_of(left));
-    c->budget -= BLOCK_MAX;
+    c->budget -= BLOCK_MAX + (left == 0 ? behind : 0);
     return left;
 }
 

@@ -4,9 +4,10 @@
 
 #include "translate.h"
 
-/* Executes one instruction of a block by its handler; all state is in memory. Gives 0 where execution goes on behind it, LEFT_RIP
+/* Executes one instruction of a block by its handler; all state is in memory. `what`: its address plus how many instructions follow the
+   block in the region, whose budget the handler has meanwhile. Gives 0 where execution goes on behind it, LEFT_RIP
    where RIP says where, else the instruction to go on with. */
-uint64_t translated_fallback(Cpu *c, const Insn *i);
+uint64_t translated_fallback(Cpu *c, uint64_t what);
 #define LEFT_RIP 2u
 
 /* Where execution goes on behind an instruction that ends a block: at translated code, or, `code` NULL, out with `left` (LEFT_*). */

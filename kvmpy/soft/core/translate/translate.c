@@ -179,13 +179,18 @@ static void recover_flags(Emit *e, Flags flags)
     e->flags = now;
 }
 
-/* The budget of the parts behind the present instruction's; flags stay, rax is lost. */
-static void emit_budget_back(Emit *e, int count)
+/* The budget of the parts behind the present instruction's. Flags stay where they are in RFLAGS alone; rax is lost. */
+static void emit_budget_back(Emit *e, unsigned count, bool keep_flags)
 {
     if (!count)
         return;
+    if (!keep_flags) {
+        emit_op(&e->code, 0x83 | OP_W, 0, rm_slot(SLOT_BUDGET)); /* add */
+        put8(&e->code, count);
+        return;
+    }
     emit_load(&e->code, H_RAX, rm_slot(SLOT_BUDGET));
-    emit_lea(&e->code, H_RAX, rm_mem(H_RAX, count));
+    emit_lea(&e->code, H_RAX, rm_mem(H_RAX, (int32_t)count));
     emit_store(&e->code, rm_slot(SLOT_BUDGET), H_RAX);
 }
 
@@ -280,17 +285,17 @@ void emit_exit(Emit *e, uint64_t target, int condition)
 static void emit_exit_stub(Emit *e, const Stub *s)
 {
     uint8_t *patch = s->from[0];
-    int behind = region_insn(e, s->insn)->behind;
+    unsigned behind = region_insn(e, s->insn)->behind;
     if (!inside_page(e, s->target)) {
         set_rel32(patch, e->code.p);
         recover_flags(e, s->flags);
-        emit_budget_back(e, behind);
+        emit_budget_back(e, behind, false);
         emit_far_exit(e, s->insn, s->target, s->way);
         return;
     }
     if (behind) {
         set_rel32(patch, e->code.p);
-        emit_budget_back(e, behind);
+        emit_budget_back(e, behind, !(s->flags.where & FLAGS_MEMORY));
         patch = emit_linked_jump(e, -1);
     }
     emit_unlinked(e, s->insn, s->target, s->way, patch, NULL, s->flags);
@@ -319,25 +324,21 @@ void emit_lookup(Emit *e)
 
 void emit_jump_found(Emit *e) { emit_op(&e->code, 0xff, 4, target_field(offsetof(CodeTarget, code))); }
 
-/* The handler of an instruction, or the interpreter from it on, with the flags in their slot and the budget of its own block. */
-static void emit_to_handler(Emit *e, const Insn *i, bool shared)
-{
-    const RegionInsn *of = region_insn(e, i);
-    emit_budget_back(e, of->behind);
-    emit_constant(&e->code, H_RAX, (uintptr_t)of->origin | (shared ? LEFT_SHARED : 0));
-}
-
+/* Flags are in their slot for both. Of the parts behind the budget is given back, by the handler as long as it runs. */
 static void emit_call_handler(Emit *e, const Insn *i)
 {
-    emit_to_handler(e, i, false);
+    const RegionInsn *of = region_insn(e, i);
+    _Static_assert(BLOCK_MAX < _Alignof(Insn), "what is behind stands below an instruction's address");
+    emit_constant(&e->code, H_RAX, (uintptr_t)of->origin | of->behind);
     emit_call(&e->code, e->t, e->t->fallback);
-    emit_budget_back(e, -region_insn(e, i)->behind);
 }
 
-static void emit_to_interpreter(Emit *e, const Insn *i, bool shared)
+static void emit_to_interpreter(Emit *e, const Insn *i, const uint8_t *thunk, bool shared)
 {
-    emit_to_handler(e, i, shared);
-    emit_jump(&e->code, e->t, e->t->exit);
+    const RegionInsn *of = region_insn(e, i);
+    emit_budget_back(e, of->behind, false);
+    emit_constant(&e->code, H_RAX, (uintptr_t)of->origin | (shared ? LEFT_SHARED : 0));
+    emit_jump(&e->code, e->t, thunk);
 }
 
 /* Loads the vector registers and goes on; refused or unmasked: the handlers know what to do. Flags are in memory. */
@@ -355,7 +356,7 @@ static void emit_vectors_stub(Emit *e, const Stub *s)
     emit_call(o, e->t, e->t->load_vectors[s->vectors]);
     emit_jump(o, e->t, executable(e->t, s->resume));
     set_rel32(trapped, o->p);
-    emit_to_interpreter(e, s->insn, false);
+    emit_to_interpreter(e, s->insn, e->t->exit, false);
 }
 
 /* rax has the index and rcx the distance from the first way's tag, still. */
@@ -402,7 +403,7 @@ static void emit_stubs(Emit *e)
             emit_call_handler(e, s->insn);
             emit_jump(o, e->t, executable(e->t, s->resume));
         } else {
-            emit_to_interpreter(e, s->insn, s->shared);
+            emit_to_interpreter(e, s->insn, e->t->exit, s->shared);
         }
     }
 }
@@ -571,8 +572,7 @@ static bool emit_region(Emit *e, const Insn *writer)
             return false;
         if (end) { /* its handler knows where to go on */
             flags_to_memory(e);
-            emit_to_handler(e, e->i, false);
-            emit_jump(&e->code, e->t, handler_chains(e->i) ? e->t->exit : e->t->finish);
+            emit_to_interpreter(e, e->i, handler_chains(e->i) ? e->t->exit : e->t->finish, false);
             return true;
         }
         emit_handler(e);
