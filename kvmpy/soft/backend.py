@@ -88,7 +88,7 @@ class SoftBackend:
             raise ConfigError("verify_translator: nothing is translated")
         if self.verify and parallel:
             if verify_translator:
-                raise ConfigError("verify_translator: vCPUs in parallel do not run twice")
+                raise ConfigError("verify_translator: vCPUs in parallel do not run twice; leave parallel out")
             self.verify = False
         if self.verify and translate is None:
             self.threshold = min(self.threshold, VERIFY_THRESHOLD)
