@@ -81,7 +81,7 @@ class Translations:
         self._machine = machine
         self._vm = cast("Any", machine.vm)
         self._all = self._vm.translations()
-        self._thunks = {host: name for host, _, name in self._vm.thunks()}
+        self._thunks = self._vm.thunks()
         done = sorted((int(one.host), one) for one in self._all if one.code_size)
         self._hosts = [host for host, _ in done]
         self._translated = [one for _, one in done]
@@ -171,8 +171,9 @@ class Translations:
         to, mnemonic = int(operand, 16), f"{mnemonic:6}"
         if host <= to < host + size:
             return f"{mnemonic} +{to - host:x}"
-        if to in self._thunks:
-            return f"{mnemonic} <{self._thunks[to]}>"
+        for at, length, name in self._thunks:
+            if at <= to < at + length:
+                return f"{mnemonic} <{name}>"
         at = bisect_right(self._hosts, to) - 1
         if at >= 0 and to < self._hosts[at] + self._translated[at].code_size:
             return f"{mnemonic} -> {self._name(self._translated[at].rip)}"

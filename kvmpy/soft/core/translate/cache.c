@@ -129,6 +129,21 @@ static void add_rsp(Code *e, int n)
     put8(e, (unsigned)n);
 }
 
+const size_t tlb_tables[TABLES] = {
+    [TABLE_USER] = offsetof(Cpu, tlb_user), [TABLE_SUPER] = offsetof(Cpu, tlb_super), [TABLE_SUPER_AC] = offsetof(Cpu, tlb_super_ac),
+};
+const size_t tlb_tags[CHECK_KINDS] = {[CHECK_READ] = offsetof(TlbEntry, read), [CHECK_WRITE] = offsetof(TlbEntry, write)};
+
+/* rcx: the address less the first way's tag; rax: the entry's index times its size */
+static void emit_second_way(Code *e, unsigned table, unsigned kind)
+{
+    const size_t first = tlb_tables[table] + tlb_tags[kind], way = TLB_SIZE * sizeof(TlbEntry);
+    emit_op(e, 0x03 | OP_W, H_RCX, rm_gs_index(H_RAX, first)); /* add */
+    emit_op(e, 0x2b | OP_W, H_RCX, rm_gs_index(H_RAX, way + first)); /* sub */
+    emit_load(e, H_RAX, rm_gs_index(H_RAX, tlb_tables[table] + way + offsetof(TlbEntry, host)));
+    put8(e, 0xc3);
+}
+
 static void emit_thunks(struct Translator *t)
 {
     Code e = {t->writable};
@@ -150,6 +165,11 @@ static void emit_thunks(struct Translator *t)
     for (unsigned n = ARRAY_SIZE(saved); n-- > 0;)
         pop(&e, saved[n]);
     put8(&e, 0xc3);
+
+    for (unsigned n = 0; n < TABLES * CHECK_KINDS; n++) {
+        t->second[n / CHECK_KINDS][n % CHECK_KINDS] = executable(t, e.p);
+        emit_second_way(&e, n / CHECK_KINDS, n % CHECK_KINDS);
+    }
 
     t->load_vectors[VECTORS_LOWER] = executable(t, e.p);
     load_lower(&e);

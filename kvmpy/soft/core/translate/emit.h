@@ -33,7 +33,7 @@ typedef struct {
     Stub *stub;      /* of the instruction */
     unsigned which;  /* of its `from`: the check's */
     uint8_t *resume; /* behind the check */
-    size_t tag;      /* offset in TlbEntry */
+    int kind;        /* CHECK_* */
     unsigned size;
 } Second;
 
@@ -85,7 +85,6 @@ bool flags_dead_after(const Emit *e, uint32_t mask);
 bool wants_flags(const Emit *e, uint32_t read, uint32_t changed);
 
 /* ---- memory ---- */
-enum { CHECK_READ, CHECK_WRITE };
 /* The linear address in rcx checked for `size` bytes: then the host address is rax + rcx. What fails goes to the instruction's
    handler (emit_resume and emit_interpret tell where that goes on). RFLAGS are lost: flags_keep must have been called. */
 void emit_check(Emit *e, unsigned size, int kind);

@@ -90,7 +90,7 @@ const char *kp_vm_thunk(Vm *vm, uint32_t n, uint64_t *host, uint32_t *size)
     if (!t)
         return NULL;
     const struct { const uint8_t *at; const char *name; } thunks[] = {
-        {t->executable, "enter"}, {t->exit, "exit"}, {t->exit_saved, "exit_saved"}, {t->load_vectors[VECTORS_LOWER], "load_vectors"},
+        {t->executable, "enter"}, {t->exit, "exit"}, {t->exit_saved, "exit_saved"}, {t->second[0][0], "second_way"}, {t->load_vectors[VECTORS_LOWER], "load_vectors"},
         {t->load_vectors[VECTORS_WHOLE], "load_whole_vectors"}, {t->fallback, "fallback"}, {executable(t, t->blocks), NULL},
     };
     for (unsigned k = 0; k + 1 < ARRAY_SIZE(thunks); k++) {

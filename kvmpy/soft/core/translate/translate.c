@@ -48,14 +48,13 @@ void emit_resume(Emit *e)
 
 void emit_interpret(Emit *e) { e->open = NULL; }
 
-Rm emit_tlb_field(const Emit *e, size_t field)
+/* Which table the accesses of the region's mode go by. */
+static unsigned table_of(const Emit *e)
 {
-    return rm_gs_index(H_RAX, field + (e->b->mode & MODE_USER ? offsetof(Cpu, tlb_user)
-                                       : e->b->mode & MODE_AC ? offsetof(Cpu, tlb_super_ac)
-                                                              : offsetof(Cpu, tlb_super)));
+    return e->b->mode & MODE_USER ? TABLE_USER : e->b->mode & MODE_AC ? TABLE_SUPER_AC : TABLE_SUPER;
 }
 
-static size_t tag_of(int kind) { return kind == CHECK_WRITE ? offsetof(TlbEntry, write) : offsetof(TlbEntry, read); }
+Rm emit_tlb_field(const Emit *e, size_t field) { return rm_gs_index(H_RAX, field + tlb_tables[table_of(e)]); }
 
 void emit_page(Emit *e, int kind)
 {
@@ -73,7 +72,7 @@ void emit_page(Emit *e, int kind)
     put32(o, (TLB_SIZE - 1) << 6);
     /* the offset in the page, or a large number: also what crosses the page's end fails the compare. An empty entry's tag is a page
        of another index (tlb_no_tag): no address that leads to the entry lies in it. */
-    emit_op(o, 0x2b | OP_W, H_RCX, emit_tlb_field(e, tag_of(kind)));
+    emit_op(o, 0x2b | OP_W, H_RCX, emit_tlb_field(e, tlb_tags[kind]));
 }
 
 static void compare_offset(Emit *e, unsigned size)
@@ -90,7 +89,7 @@ void emit_check(Emit *e, unsigned size, int kind)
     unsigned which = add_guard(e, CC_A);
     emit_load(o, H_RAX, emit_tlb_field(e, offsetof(TlbEntry, host)));
     if (e->second_count < SECONDS) /* the others have their handler */
-        e->second[e->second_count++] = (Second){e->open, which, o->p, tag_of(kind), size};
+        e->second[e->second_count++] = (Second){e->open, which, o->p, kind, size};
     flags_clobbered(e);
 }
 
@@ -363,17 +362,14 @@ static void emit_vectors_stub(Emit *e, const Stub *s)
 static void emit_seconds(Emit *e)
 {
     Code *o = &e->code;
-    const size_t way = TLB_SIZE * sizeof(TlbEntry);
     for (unsigned n = 0; n < e->second_count; n++) {
         const Second *s = &e->second[n];
         uint8_t **from = &s->stub->from[s->which];
         set_rel32(*from, o->p);
-        emit_op(o, 0x03 | OP_W, H_RCX, emit_tlb_field(e, s->tag)); /* add */
-        emit_op(o, 0x2b | OP_W, H_RCX, emit_tlb_field(e, way + s->tag)); /* sub */
+        emit_call(o, e->t, e->t->second[table_of(e)][s->kind]);
         compare_offset(e, s->size);
-        *from = emit_jcc(o, CC_A);
-        emit_load(o, H_RAX, emit_tlb_field(e, way + offsetof(TlbEntry, host)));
-        emit_jump(o, e->t, executable(e->t, s->resume));
+        set_rel32(emit_jcc(o, CC_BE), s->resume);
+        *from = emit_jump(o, e->t, NULL);
     }
 }
 

@@ -35,6 +35,11 @@ typedef struct {
 /* The code cache with its tables is filled part by part, and emptied likewise, the oldest first. */
 #define CACHE_PARTS 8u
 
+/* What a check is for, and which table it goes by. */
+enum { CHECK_READ, CHECK_WRITE, CHECK_KINDS };
+enum { TABLE_USER, TABLE_SUPER, TABLE_SUPER_AC, TABLES };
+extern const size_t tlb_tables[TABLES], tlb_tags[CHECK_KINDS]; /* offsets in Cpu, in TlbEntry */
+
 struct Translator {
     uint8_t *writable;          /* the code cache as data */
     uint8_t *executable;        /* the same memory as code */
@@ -57,6 +62,8 @@ struct Translator {
     const uint8_t *exit;        /* spill registers, leave with rax */
     const uint8_t *fallback;    /* execute the instruction at rax by its handler */
     const uint8_t *finish;      /* the same with the last of a block: goes on at the next one's code */
+    /* After a check that failed: rcx = offset in the page of the entry's second way, or a large number; rax = the page's host address. */
+    const uint8_t *second[TABLES][CHECK_KINDS];
     const uint8_t *load_vectors[VECTORS_WHOLE + 1]; /* by VECTORS_*: makes what is live be that */
 };
 
