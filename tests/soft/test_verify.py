@@ -78,6 +78,18 @@ def again(guest: Guest, **registers: int) -> int:
     return guest.vcpu.run()
 
 
+def test_a_stretch_begins_anew_where_there_was_no_room_for_a_block(make: Make) -> None:
+    """More blocks than their memory holds: the interpreted run may meet its end where the translated one does not."""
+    blocks = 20000
+    guest = make(f"mov ecx, 2; again:\n.rept {blocks}\ninc eax; jmp 1f; 1:\n.endr\ndec ecx; jnz again; hlt")
+    guest.set(rax=0)
+    assert guest.vcpu.run() == HLT
+    found = guest.vcpu.statistics()
+    assert guest.vcpu.get_regs().rax == 2 * blocks and found["instructions"] == 1 + 2 * (2 * blocks + 2) + 1
+    assert found["code_evictions"] > 1 and found["instructions_verified"] > 3 * blocks
+
+
+
 SOUND = ("hello64.elf", "smc64.elf", "traps32.elf", "traps64.elf", "paging64.elf", "tasks.elf", "user64.elf", "vm86.elf")
 
 

@@ -44,6 +44,7 @@ struct Verifier {
     uint32_t blocks;
     int64_t entered;           /* the budget when translated code was last entered */
     uint64_t epoch;            /* of the code when they ran */
+    bool no_room;              /* for a block: a run was broken off */
     Page *page;
     uint32_t pages;
     struct { TlbEntry *entry, old[2]; } fill[FILLS]; /* of the first way, and what both held */
@@ -271,7 +272,7 @@ static void take_end(Cpu *c, VerifyState *to, int why)
     to->why = why;
     to->unwound = 0;
     to->rip = c->rip;
-    if (why && i != &c->run->boundary[0]) {
+    if (why && why != UNWIND_ROOM && i != &c->run->boundary[0]) { /* for want of room a run ends between two blocks */
         to->unwound = i->block ? i->left : 1;
         uint64_t rip = i->next_rip - i->len;
         to->rip = in_64bit(c) ? rip : (c->mode & MODE_SIZE) == MODE_16 ? (uint16_t)rip : (uint32_t)rip;
@@ -296,6 +297,7 @@ static void run_pass(Cpu *c, Verifier *v, int64_t budget, int how)
             interpret(c, v, how == EXACT);
     }
     take_end(c, end, why);
+    v->no_room |= why == UNWIND_ROOM;
     for (uint32_t n = 0; n < v->pages; n++)
         memcpy(v->page[n].end[v->pass - INTERPRETED], v->page[n].host, 4096);
 }
@@ -427,7 +429,17 @@ static void catch_up(Cpu *c, Verifier *v)
     v->end[0].left += left - more;
 }
 
-/* Both runs from the start of the stretch; true: they end alike. */
+/* A run was broken off that an undisturbed one is not: all is as it was before the stretch, to be begun again once there is room. */
+static bool broken_off(Cpu *c, Verifier *v)
+{
+    if (!v->no_room)
+        return false;
+    undo(c, v, false);
+    v->pass = IDLE;
+    return true;
+}
+
+/* Both runs from the start of the stretch; true: they end alike, or were broken off. */
 static bool attempt(Cpu *c, Verifier *v, int64_t budget, int how)
 {
     v->blocks = v->stored_count = 0;
@@ -435,6 +447,8 @@ static bool attempt(Cpu *c, Verifier *v, int64_t budget, int how)
     v->start.left = budget;
     v->pass = INTERPRETED;
     run_pass(c, v, budget, how);
+    if (broken_off(c, v))
+        return true;
     undo(c, v, true);
     v->pass = TRANSLATED;
     give_tags(c->vm, v);
@@ -442,8 +456,10 @@ static bool attempt(Cpu *c, Verifier *v, int64_t budget, int how)
     int64_t rest = v->end[0].why ? 0 : v->end[0].left;
     run_pass(c, v, budget - rest + BLOCK_MAX, how);
     v->end[1].left += rest - BLOCK_MAX;
-    if (!v->end[0].why && (v->end[1].why || v->end[1].left < v->end[0].left))
+    if (!v->no_room && !v->end[0].why && (v->end[1].why || v->end[1].left < v->end[0].left))
         catch_up(c, v);
+    if (broken_off(c, v))
+        return true;
     take_shadow(c, v);
     v->last = v->pass;
     v->pass = IDLE;
@@ -517,6 +533,12 @@ bool verify_stretch(Cpu *c)
     take_end(c, &v->start, 0);
     memcpy(v->stat, c->stat, sizeof v->stat);
     bool alike = attempt(c, v, budget, WHOLE_BLOCKS) || look_closer(c, v);
+    if (unlikely(v->no_room)) {
+        v->no_room = false;
+        c->run->slice += hidden;
+        c->budget = budget + hidden;
+        unwind(c, UNWIND_ROOM);
+    }
     int64_t done = v->start.left - v->end[1].left;
     if (alike)
         take_tags(v);
