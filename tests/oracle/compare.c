@@ -124,8 +124,8 @@ bool exempt(Cpu *c, State *core, State *host, const Case *t)
     if (t->bits == 32 && core->vector == EXC_PF && (host->vector == EXC_SS || host->vector == EXC_GP) &&
         (core->cr2 >= 0xfffff000 || core->cr2 < 32))
         return true; /* an operand that wraps around a flat segment's end: the implementation's choice */
-    if (t->bits == 32 && core->vector < 0 && host->vector == EXC_GP && !strncmp(info->mnemonic, "maskmov", 7) &&
-        (uint32_t)host->gpr[RDI] > 0xfffffff0)
+    if (t->bits == 32 && core->vector < 0 && host->vector == EXC_GP &&
+        (!strncmp(info->mnemonic, "maskmov", 7) || !strcmp(info->mnemonic, "vmaskmovdqu")) && (uint32_t)host->gpr[RDI] > 0xfffffff0)
         return true; /* the same, with a mask that lets nothing be stored */
     if (t->bits == 64 && core->vector == EXC_GP && host->vector == EXC_PF && info->attributes & A_CALL)
         return true; /* a target that is not canonical and a stack that cannot be written: AMD's push first */
