@@ -163,7 +163,9 @@ def test_halted_with_every_source_masked(machine):
 
 @needs_core
 def test_an_unknown_msr_and_the_exits(machine):
-    flat16(machine, bytes.fromhex("b041 e6e9 66b978560000 0f32 f4"))  # out 0xe9, 'A'; rdmsr 0x5678: #GP, no usable IVT
+    code = bytes.fromhex("b041 e6e9 66b978560000 0f32 f4")  # out 0xe9, 'A'; rdmsr 0x5678: #GP, whose handler is the HLT
+    flat16(machine, code)
+    machine.memory.write(4 * 13, (0x7C00 + len(code) - 1).to_bytes(4, "little"))
     machine.run(0.4)
     exits = machine.autopsy().as_dict()["vcpus"][0]["exits"]
     assert exits[0]["text"].startswith("outb 0xe9 <- 0x41 'A'") and exits[0]["reason"] == "io"
