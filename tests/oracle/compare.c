@@ -6,7 +6,7 @@
 unsigned differences(const State *core, const State *host, const Case *t, bool print)
 {
     unsigned count = 0, registers = t->bits == 64 ? 16 : 8;
-    uint64_t width = t->bits == 64 ? ~0ull : 0xffffffff;
+    uint64_t width = (core->cr2 | host->cr2) >> 32 ? ~0ull : 0xffffffff; /* with 32-bit addresses operands wrap around */
 #define DIFFER(...) do { count++; if (print) printf("    " __VA_ARGS__); } while (0)
     if (core->vector != host->vector)
         DIFFER("fault: core %d host %d\n", core->vector, host->vector);
@@ -89,7 +89,7 @@ bool exempt(Cpu *c, State *core, State *host, const Case *t)
         core->mxcsr = host->mxcsr; /* flags of the products and of the sums */
     if (core->vector == EXC_XM && host->vector == EXC_XM && host->mxcsr & ~host->mxcsr >> 7 & (MXCSR_UE | MXCSR_OE))
         core->mxcsr = (core->mxcsr & ~MXCSR_PE) | (host->mxcsr & MXCSR_PE); /* exact were it not for the bounded exponent */
-    uint64_t width = t->bits == 64 ? ~0ull : 0xffffffff;
+    uint64_t width = (core->cr2 | host->cr2) >> 32 ? ~0ull : 0xffffffff; /* with 32-bit addresses operands wrap around */
     static const char *const piecewise[] = {"fldenv", "frstor", "fnstenv", "fnsave", "fxsave", "fxrstor",
                                             "xsave", "xrstor", "maskmov", "vmaskmov"};
     if (core->vector == EXC_PF && host->vector == EXC_PF && host->cr2 >> 47)
