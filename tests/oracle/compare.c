@@ -6,7 +6,7 @@
 unsigned differences(const State *core, const State *host, const Case *t, bool print)
 {
     unsigned count = 0, registers = t->bits == 64 ? 16 : 8;
-    uint64_t width = (core->cr2 | host->cr2) >> 32 ? ~0ull : 0xffffffff; /* with 32-bit addresses operands wrap around */
+    uint64_t width = t->bits == 64 ? ~0ull : 0xffffffff;
 #define DIFFER(...) do { count++; if (print) printf("    " __VA_ARGS__); } while (0)
     if (core->vector != host->vector)
         DIFFER("fault: core %d host %d\n", core->vector, host->vector);
