@@ -149,86 +149,13 @@ void cpu_exit_after(Cpu *c, uint32_t exit_reason)
     c->attention = 1;
 }
 
-/* ---- debug registers ---- */
-
-static bool break_enabled(const Cpu *c, unsigned n, uint64_t dr7) { (void)c; return dr7 >> (2 * n) & 3; }
-
-static uint64_t active_dr7(const Cpu *c)
-{
-    return c->guest_debug.control & KVM_GUESTDBG_USE_HW_BP ? c->guest_debug.arch.debugreg[7] : c->dr[7];
-}
-static uint64_t active_dr(const Cpu *c, unsigned n)
-{
-    return c->guest_debug.control & KVM_GUESTDBG_USE_HW_BP ? c->guest_debug.arch.debugreg[n] : c->dr[n];
-}
-static unsigned watch_size(unsigned len) { return len == 0 ? 1 : len == 1 ? 2 : len == 2 ? 8 : 4; }
-
-bool watched_page(const Cpu *c, uint64_t linear)
-{
-    if (unlikely(c->vm->watching) && (points_in_page(c->vm, linear) || trace_page(c->vm, linear)))
-        return true;
-    uint64_t dr7 = active_dr7(c);
-    if (likely(!(dr7 & 0xff)))
-        return false;
-    for (unsigned n = 0; n < 4; n++)
-        if (break_enabled(c, n, dr7) && (dr7 >> (16 + 4 * n) & 3) != 0 && ((active_dr(c, n) ^ linear) & ~0xfffull) == 0)
-            return true;
-    return false;
-}
-
-void watch_access(Cpu *c, const Insn *i, uint64_t linear, unsigned size, bool write)
-{
-    uint64_t dr7 = active_dr7(c);
-    if (unlikely(c->vm->watching)) {
-        point_access(c, i, linear, size, write);
-        if (traced(c, KP_TRACE_MEMORY))
-            trace_before_access(c, i, linear, size, write);
-    }
-    for (unsigned n = 0; n < 4; n++) {
-        unsigned kind = dr7 >> (16 + 4 * n) & 3, len = watch_size(dr7 >> (18 + 4 * n) & 3);
-        uint64_t at = active_dr(c, n) & ~(uint64_t)(len - 1);
-        if (!break_enabled(c, n, dr7) || !(kind == 3 || (kind == 1 && write)) || at >= linear + size || linear >= at + len)
-            continue;
-        require_alone(c, i); /* the trap comes right behind this instruction */
-        c->pending_debug |= 1ull << n;
-        c->attention = 1;
-    }
-}
-
-bool breakpoint_page(const Cpu *c, uint64_t linear)
-{
-    uint64_t dr7 = active_dr7(c);
-    for (unsigned n = 0; n < 4; n++)
-        if (break_enabled(c, n, dr7) && (dr7 >> (16 + 4 * n) & 3) == 0 && ((active_dr(c, n) ^ linear) & ~0xfffull) == 0)
-            return true;
-    return false;
-}
-
-static uint64_t breakpoints_at(const Cpu *c, uint64_t linear)
-{
-    uint64_t dr7 = active_dr7(c), hit = 0;
-    for (unsigned n = 0; n < 4; n++)
-        if (break_enabled(c, n, dr7) && (dr7 >> (16 + 4 * n) & 3) == 0 && active_dr(c, n) == linear)
-            hit |= 1ull << n;
-    return hit;
-}
-
-static bool any_breakpoint(const Cpu *c)
-{
-    uint64_t dr7 = active_dr7(c);
-    for (unsigned n = 0; n < 4; n++)
-        if (break_enabled(c, n, dr7) && (dr7 >> (16 + 4 * n) & 3) == 0)
-            return true;
-    return false;
-}
+/* ---- events ---- */
 
 static bool slow_steps(Cpu *c)
 {
     return (c->eflags & (FL_TF | FL_RF)) || any_breakpoint(c) || (c->guest_debug.control & KVM_GUESTDBG_ENABLE) ||
            c->resume_linear == fetch_address(c, c->rip);
 }
-
-/* ---- events ---- */
 
 void exit_debug(Cpu *c, uint32_t exception, uint64_t dr6)
 {

@@ -145,6 +145,8 @@ bool watched_page(const Cpu *c, uint64_t linear);
 void watch_access(Cpu *c, const Insn *i, uint64_t linear, unsigned size, bool write);
 /* Is there an execution breakpoint in the page of c's RIP? */
 bool breakpoint_page(const Cpu *c, uint64_t linear);
+uint64_t breakpoints_at(const Cpu *c, uint64_t linear); /* DR6 bits of the enabled execution breakpoints there */
+bool any_breakpoint(const Cpu *c); /* is one of them enabled? */
 /* A debugger's points (points.c). DEBUG_POINT in pending_debug: one was met by an access of the instruction that has ended. */
 #define DEBUG_POINT (1ull << 32)
 bool point_at(const Vm *vm, uint64_t linear);                      /* an execution point */
