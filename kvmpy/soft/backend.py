@@ -11,7 +11,7 @@ from kvmpy.soft.vm import SoftVm
 
 CLOCKS = ("host", "virtual")
 MOST_ENTRIES = 256
-THRESHOLD = 24
+THRESHOLD = 128
 """Runs of a block before it is translated, where nobody says otherwise (KVMPY_TRANSLATE in the environment does)."""
 VARIABLE = "KVMPY_TRANSLATE"
 VERIFY_THRESHOLD = 2

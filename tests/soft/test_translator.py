@@ -307,7 +307,7 @@ def test_guest_and_host_code_side_by_side(tmp_path: Path) -> None:
         assert [guest.text.split()[0] for guest, _ in loop.parts if guest] == ["add", "dec", "jne"]
         code = b"".join(line.code for _, part in loop.parts for line in part)
         assert len(code) == loop.code_size and all(line.text for _, part in loop.parts for line in part)
-        assert any("<exit>" in line for line in loop.lines())
+        assert any("<save_unlinked>" in line for line in loop.lines())
         path = tmp_path / "perf.map"
         assert found.perf_map(str(path)) > 1
         lines = [line.split() for line in path.read_text().splitlines()]

@@ -38,6 +38,8 @@ struct CodeMap {
 
 uint64_t code_epoch(const Vm *vm) { return vm->code->epoch; }
 
+uint8_t *code_kept_base(const Vm *vm) { return vm->code->kept.base; }
+
 int code_create(Vm *vm)
 {
     vm->code = calloc(1, sizeof *vm->code);

@@ -94,6 +94,8 @@ void code_make_room(Vm *vm);
 Block *code_next(Vm *vm, const Block *b);
 /* Changes when all blocks are dropped, and when memory of blocks is reused. */
 uint64_t code_epoch(const Vm *vm);
+/* Where the memory of blocks that stay begins: the same as long as there is code. */
+uint8_t *code_kept_base(const Vm *vm);
 int code_create(Vm *vm);
 void code_destroy(Vm *vm);
 

@@ -125,6 +125,28 @@ void emit_store_constant(Code *e, Rm to, uint64_t value)
     }
 }
 
+void emit_save_flags(Code *e, int32_t above)
+{
+    Rm slot = rm_slot(SLOT_FLAGS);
+    slot.disp += above;
+    put8(e, 0x9f);                             /* lahf */
+    emit_op(e, 0x90 | K_0F, 0, rm_reg(H_RAX)); /* seto al */
+    emit_store32(e, slot, H_RAX);
+}
+
+void emit_flags_to_host(Code *e)
+{
+    put8(e, 0x04); /* add al, 0x7f: OF */
+    put8(e, 0x7f);
+    put8(e, 0x9e); /* sahf */
+}
+
+void emit_compare_offset(Code *e, unsigned size)
+{
+    emit_op(e, 0x81 | OP_W, 7, rm_reg(H_RCX)); /* cmp */
+    put32(e, 0x1000 - size);
+}
+
 static uint8_t *emit_rel32(Code *e, const struct Translator *t, const uint8_t *to)
 {
     uint8_t *place = e->p;

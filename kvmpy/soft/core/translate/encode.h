@@ -68,6 +68,13 @@ void emit_constant(Code *e, int to, uint64_t value);
 /* May use rax. */
 void emit_store_constant(Code *e, Rm to, uint64_t value);
 
+/* The arithmetic flags into their slot, `above` bytes further from rsp, as LAHF and SETO give them in AX; and from ax into RFLAGS.
+   rax is lost. */
+void emit_save_flags(Code *e, int32_t above);
+void emit_flags_to_host(Code *e);
+/* cmp rcx with the last offset in a page at which `size` bytes fit. */
+void emit_compare_offset(Code *e, unsigned size);
+
 /* jmp, call, jcc to an executable address; the place of the rel32 is given back. */
 uint8_t *emit_jump(Code *e, const struct Translator *t, const uint8_t *to);
 uint8_t *emit_call(Code *e, const struct Translator *t, const uint8_t *to);

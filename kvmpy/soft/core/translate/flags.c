@@ -140,9 +140,7 @@ void flags_to_memory(Emit *e)
             return;
         flags_repeat(e, e->flags.source);
     }
-    put8(&e->code, 0x9f);                             /* lahf */
-    emit_op(&e->code, 0x90 | K_0F, 0, rm_reg(H_RAX)); /* seto al */
-    emit_store32(&e->code, rm_slot(SLOT_FLAGS), H_RAX);
+    emit_save_flags(&e->code, 0);
     e->flags.where |= FLAGS_MEMORY;
 }
 
@@ -160,9 +158,7 @@ void flags_to_host(Emit *e)
         flags_repeat(e, e->flags.source);
     } else {
         emit_load32(&e->code, H_RAX, rm_slot(SLOT_FLAGS));
-        put8(&e->code, 0x04); /* add al, 0x7f: OF */
-        put8(&e->code, 0x7f);
-        put8(&e->code, 0x9e); /* sahf */
+        emit_flags_to_host(&e->code);
     }
     e->flags.where |= FLAGS_HOST;
 }

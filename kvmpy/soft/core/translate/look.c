@@ -90,8 +90,14 @@ const char *kp_vm_thunk(Vm *vm, uint32_t n, uint64_t *host, uint32_t *size)
     if (!t)
         return NULL;
     const struct { const uint8_t *at; const char *name; } thunks[] = {
-        {t->executable, "enter"}, {t->exit, "exit"}, {t->exit_saved, "exit_saved"}, {t->second[0][0], "second_way"}, {t->load_vectors[VECTORS_LOWER], "load_vectors"},
-        {t->load_vectors[VECTORS_WHOLE], "load_whole_vectors"}, {t->fallback, "fallback"}, {executable(t, t->blocks), NULL},
+        {t->executable, "enter"}, {t->exit, "exit"}, {t->exit_saved, "exit_saved"},
+        {t->piece[PIECE_LEAVE][FLAGS_LIVE], "save_leave"}, {t->piece[PIECE_LEAVE][FLAGS_SAVED], "leave"},
+        {t->piece[PIECE_LEAVE_SHARED][FLAGS_LIVE], "save_leave_shared"}, {t->piece[PIECE_LEAVE_SHARED][FLAGS_SAVED], "leave_shared"},
+        {t->piece[PIECE_EXIT][FLAGS_LIVE], "save_unlinked"}, {t->piece[PIECE_EXIT][FLAGS_SAVED], "unlinked"}, {t->refuse, "refuse"},
+        {t->second[0][0][0], "second_way"}, {t->load_vectors[VECTORS_LOWER], "load_vectors"},
+        {t->load_vectors[VECTORS_WHOLE], "load_whole_vectors"}, {t->piece[PIECE_HANDLER][FLAGS_LIVE], "save_fallback"},
+        {t->piece[PIECE_HANDLER][FLAGS_SAVED], "fallback"}, {t->piece[PIECE_FINISH][FLAGS_LIVE], "save_finish"},
+        {t->piece[PIECE_FINISH][FLAGS_SAVED], "finish"}, {executable(t, t->blocks), NULL},
     };
     for (unsigned k = 0; k + 1 < ARRAY_SIZE(thunks); k++) {
         if (!thunks[k].at || n--) /* one that this host has no use for */

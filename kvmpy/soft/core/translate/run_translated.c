@@ -272,7 +272,7 @@ const Insn *exec_translated(Cpu *c, const Insn *i)
             set_target(c, to->rip, executable(t, to->code + to->by_memory));
         } else if (from->mode == to->mode && (x->key || to->phys2 == NO_PAGE)) {
             if (x->key)
-                *x->key = c->code_key;
+                memcpy(x->key, &c->code_key, sizeof c->code_key);
             c->stat[STAT_LINKS] += !x->linked;
             exit_link(x, to);
         }

@@ -75,17 +75,11 @@ void emit_page(Emit *e, int kind)
     emit_op(o, 0x2b | OP_W, H_RCX, emit_tlb_field(e, tlb_tags[kind]));
 }
 
-static void compare_offset(Emit *e, unsigned size)
-{
-    emit_op(&e->code, 0x81 | OP_W, 7, rm_reg(H_RCX)); /* cmp */
-    put32(&e->code, 0x1000 - size);
-}
-
 void emit_check(Emit *e, unsigned size, int kind)
 {
     Code *o = &e->code;
     emit_page(e, kind);
-    compare_offset(e, size);
+    emit_compare_offset(&e->code, size);
     unsigned which = add_guard(e, CC_A);
     emit_load(o, H_RAX, emit_tlb_field(e, offsetof(TlbEntry, host)));
     if (e->second_count < SECONDS) /* the others have their handler */
@@ -169,6 +163,18 @@ EMITTER(translate_lea)
 
 /* ---- ways out ---- */
 
+/* The flags of a stub are in RFLAGS then, or in their slot where it says FLAGS_SAVED: which entry of a piece to take. */
+static unsigned stub_flags(Emit *e, Flags flags)
+{
+    if (flags.where & FLAGS_MEMORY || !(flags.where & FLAGS_HOST || flags.source))
+        return FLAGS_SAVED;
+    Flags now = e->flags;
+    e->flags = flags;
+    flags_to_host(e);
+    e->flags = now;
+    return FLAGS_LIVE;
+}
+
 /* Leaves with the flags of a stub in their slot. */
 static void recover_flags(Emit *e, Flags flags)
 {
@@ -194,7 +200,7 @@ static void emit_budget_back(Emit *e, unsigned count, bool keep_flags)
 }
 
 /* What the jump at `patch` leads to until it is linked. */
-static void emit_unlinked(Emit *e, const Insn *i, uint64_t target, bool way, uint8_t *patch, uint64_t *key, Flags flags)
+static void emit_unlinked(Emit *e, const Insn *i, uint64_t target, bool way, uint8_t *patch, uint8_t *key, Flags flags)
 {
     Exit *x = &e->t->exits[e->t->exit_count++];
     *x = (Exit){
@@ -203,9 +209,9 @@ static void emit_unlinked(Emit *e, const Insn *i, uint64_t target, bool way, uin
     x->stub = e->code.p;
     if (patch)
         set_rel32(patch, x->stub);
-    recover_flags(e, flags);
-    emit_constant(&e->code, H_RAX, (uintptr_t)x | LEFT_EXIT);
-    emit_jump(&e->code, e->t, e->t->exit);
+    unsigned where = stub_flags(e, flags);
+    emit_constant(&e->code, H_RCX, (uint64_t)(x - e->t->exits));
+    emit_jump(&e->code, e->t, e->t->piece[PIECE_EXIT][where]);
 }
 
 /* As block_chain() decides: inside the page a link holds as long as the block; between pages under one set of translations. */
@@ -237,7 +243,7 @@ static void emit_exit_by_table(Emit *e, const Insn *i, uint64_t target, bool way
     emit_unlinked(e, i, target, way, NULL, NULL, (Flags){FLAGS_MEMORY, NULL});
 }
 
-/* Leads to another page, flags in their slot: the key it holds under stands behind it. */
+/* Leads to another page, flags in their slot: the key it holds under stands in the code. */
 static void emit_far_exit(Emit *e, const Insn *i, uint64_t target, bool way)
 {
     Code *o = &e->code;
@@ -245,21 +251,12 @@ static void emit_far_exit(Emit *e, const Insn *i, uint64_t target, bool way)
         emit_exit_by_table(e, i, target, way);
         return;
     }
-    emit_load(o, H_RAX, rm_gs(offsetof(Cpu, code_key)));
-    put8(o, 0x48); /* cmp rax, [rip + to the key] */
-    put8(o, 0x3b);
-    put8(o, 0x05);
-    uint8_t *key_place = o->p;
-    put32(o, 0);
-    uint8_t *miss = emit_jcc(o, CC_NE);
-    uint8_t *patch = emit_jump(o, e->t, NULL);
-    uint8_t *aligned = (uint8_t *)(((uintptr_t)o->p + 7) & ~(uintptr_t)7);
-    while (o->p < aligned)
-        put8(o, 0xcc);
-    uint64_t *key = (uint64_t *)(void *)o->p;
-    set_rel32(key_place, o->p);
+    put8(o, 0x48); /* mov rcx, the key */
+    put8(o, 0xb9);
+    uint8_t *key = o->p;
     put64(o, 0);
-    set_rel32(miss, o->p);
+    emit_op(o, 0x3b | OP_W, H_RCX, rm_gs(offsetof(Cpu, code_key)));
+    uint8_t *patch = emit_jcc(o, CC_E);
     emit_unlinked(e, i, target, way, patch, key, (Flags){FLAGS_MEMORY, NULL});
 }
 
@@ -323,21 +320,24 @@ void emit_lookup(Emit *e)
 
 void emit_jump_found(Emit *e) { emit_op(&e->code, 0xff, 4, target_field(offsetof(CodeTarget, code))); }
 
-/* Flags are in their slot for both. Of the parts behind the budget is given back, by the handler as long as it runs. */
-static void emit_call_handler(Emit *e, const Insn *i)
+/* ecx = the instruction, as the pieces want it. */
+static void emit_insn_number(Emit *e, const Insn *i)
 {
     const RegionInsn *of = region_insn(e, i);
-    _Static_assert(BLOCK_MAX < _Alignof(Insn), "what is behind stands below an instruction's address");
-    emit_constant(&e->code, H_RAX, (uintptr_t)of->origin | of->behind);
-    emit_call(&e->code, e->t, e->t->fallback);
+    emit_constant(&e->code, H_RCX, (uint64_t)((const uint8_t *)of->origin - e->t->insns) | of->behind);
 }
 
-static void emit_to_interpreter(Emit *e, const Insn *i, const uint8_t *thunk, bool shared)
+/* `where`: the flags, as stub_flags() gives it. */
+static void emit_call_handler(Emit *e, const Insn *i, unsigned where)
 {
-    const RegionInsn *of = region_insn(e, i);
-    emit_budget_back(e, of->behind, false);
-    emit_constant(&e->code, H_RAX, (uintptr_t)of->origin | (shared ? LEFT_SHARED : 0));
-    emit_jump(&e->code, e->t, thunk);
+    emit_insn_number(e, i);
+    emit_call(&e->code, e->t, e->t->piece[PIECE_HANDLER][where]);
+}
+
+static void emit_to_interpreter(Emit *e, const Insn *i, unsigned piece, unsigned where)
+{
+    emit_insn_number(e, i);
+    emit_jump(&e->code, e->t, e->t->piece[piece][where]);
 }
 
 /* Loads the vector registers and goes on; refused or unmasked: the handlers know what to do. Flags are in memory. */
@@ -355,52 +355,63 @@ static void emit_vectors_stub(Emit *e, const Stub *s)
     emit_call(o, e->t, e->t->load_vectors[s->vectors]);
     emit_jump(o, e->t, executable(e->t, s->resume));
     set_rel32(trapped, o->p);
-    emit_to_interpreter(e, s->insn, e->t->exit, false);
+    emit_to_interpreter(e, s->insn, PIECE_LEAVE, FLAGS_SAVED);
 }
 
-/* rax has the index and rcx the distance from the first way's tag, still. */
-static void emit_seconds(Emit *e)
+/* Those of a stub, beginning with `n`, before it: rax has the index and rcx the distance from the first way's tag, still. Gives the
+   next one. */
+static unsigned emit_seconds(Emit *e, Stub *stub, unsigned n)
 {
     Code *o = &e->code;
-    for (unsigned n = 0; n < e->second_count; n++) {
+    for (; n < e->second_count && e->second[n].stub == stub; n++) {
         const Second *s = &e->second[n];
-        uint8_t **from = &s->stub->from[s->which];
+        uint8_t **from = &stub->from[s->which];
+        bool last = n + 1 == e->second_count || e->second[n + 1].stub != stub, usual_size = s->size <= 32 && !(s->size & (s->size - 1));
         set_rel32(*from, o->p);
-        emit_call(o, e->t, e->t->second[table_of(e)][s->kind]);
-        compare_offset(e, s->size);
+        emit_call(o, e->t, e->t->second[table_of(e)][s->kind][usual_size ? (unsigned)__builtin_ctz(s->size) : SECOND_SIZES]);
+        if (!usual_size)
+            emit_compare_offset(o, s->size);
         set_rel32(emit_jcc(o, CC_BE), s->resume);
-        *from = emit_jump(o, e->t, NULL);
+        *from = last ? NULL : emit_jump(o, e->t, NULL);
+    }
+    return n;
+}
+
+static void emit_stub(Emit *e, Stub *s)
+{
+    for (unsigned k = 0; k < ARRAY_SIZE(s->from); k++)
+        if (s->from[k])
+            set_rel32(s->from[k], e->code.p);
+    if (s->before) { /* a full writer of flags: with it done, they are known */
+        e->i = s->before;
+        e->flags = (Flags){0};
+        emitter[e->i->id](e);
+        s->flags = e->flags;
+    }
+    if (s->vectors) {
+        recover_flags(e, s->flags);
+        emit_vectors_stub(e, s);
+        return;
+    }
+    unsigned where = stub_flags(e, s->flags);
+    if (s->resume) {
+        emit_call_handler(e, s->insn, where);
+        emit_jump(&e->code, e->t, executable(e->t, s->resume));
+    } else {
+        emit_to_interpreter(e, s->insn, s->shared ? PIECE_LEAVE_SHARED : PIECE_LEAVE, where);
     }
 }
 
 static void emit_stubs(Emit *e)
 {
-    Code *o = &e->code;
-    emit_seconds(e);
-    for (unsigned n = 0; n < e->stub_count; n++) {
+    for (unsigned n = 0, second = 0; n < e->stub_count; n++) {
         Stub *s = &e->stub[n];
         if (s->exits) {
             emit_exit_stub(e, s);
             continue;
         }
-        for (unsigned k = 0; k < ARRAY_SIZE(s->from); k++)
-            if (s->from[k])
-                set_rel32(s->from[k], o->p);
-        if (s->before) { /* a full writer of flags: with it done, they are known */
-            e->i = s->before;
-            e->flags = (Flags){0};
-            emitter[e->i->id](e);
-            s->flags = e->flags;
-        }
-        recover_flags(e, s->flags);
-        if (s->vectors) {
-            emit_vectors_stub(e, s);
-        } else if (s->resume) {
-            emit_call_handler(e, s->insn);
-            emit_jump(o, e->t, executable(e->t, s->resume));
-        } else {
-            emit_to_interpreter(e, s->insn, e->t->exit, s->shared);
-        }
+        second = emit_seconds(e, s, second);
+        emit_stub(e, s);
     }
 }
 
@@ -408,8 +419,7 @@ static void emit_stubs(Emit *e)
 
 static void emit_handler(Emit *e)
 {
-    flags_to_memory(e);
-    emit_call_handler(e, e->i);
+    emit_call_handler(e, e->i, stub_flags(e, e->flags));
     e->flags = (Flags){FLAGS_MEMORY | FLAGS_HOST, NULL};
 }
 
@@ -470,11 +480,10 @@ static void emit_refusals(Emit *e)
     Code *o = &e->code;
     Block *b = e->b;
     b->refusal = (uint16_t)(o->p - b->code);
-    recover_flags(e, (Flags){FLAGS_HOST, NULL});
+    emit_save_flags(o, 0);
     b->refusal_by_memory = (uint16_t)(o->p - b->code);
-    emit_store_constant(o, rm_gs(offsetof(Cpu, rip)), b->rip);
-    emit_constant(o, H_RAX, 0);
-    emit_jump(o, e->t, e->t->exit);
+    emit_constant(o, H_RCX, b->rip);
+    emit_jump(o, e->t, e->t->refuse);
 }
 
 /* The present instruction changes registers by which flags could be found again: they are saved now, or nobody will ask. */
@@ -567,8 +576,7 @@ static bool emit_region(Emit *e, const Insn *writer)
         if (e->i == writer)
             return false;
         if (end) { /* its handler knows where to go on */
-            flags_to_memory(e);
-            emit_to_interpreter(e, e->i, handler_chains(e->i) ? e->t->exit : e->t->finish, false);
+            emit_to_interpreter(e, e->i, handler_chains(e->i) ? PIECE_LEAVE : PIECE_FINISH, stub_flags(e, e->flags));
             return true;
         }
         emit_handler(e);

@@ -20,7 +20,7 @@ typedef struct Exit {
     bool by_memory; /* the flags are in native_flags where it is taken */
     bool way;       /* as Block.link: 0 a jump taken, 1 gone on */
     bool linked;    /* it leads to a block, not to its stub */
-    uint64_t *key;  /* between pages: the code_key the link holds under (writable address); NULL inside a page */
+    uint8_t *key;   /* between pages: the code_key the link holds under (writable address, not aligned); NULL inside a page */
 } Exit;
 
 /* Cpu.vectors_live: of the vector registers the host's hold nothing, the lower halves (the upper ones are zero, or whatever), or all. */
@@ -40,6 +40,19 @@ enum { CHECK_READ, CHECK_WRITE, CHECK_KINDS };
 enum { TABLE_USER, TABLE_SUPER, TABLE_SUPER_AC, TABLES };
 extern const size_t tlb_tables[TABLES], tlb_tags[CHECK_KINDS]; /* offsets in Cpu, in TlbEntry */
 
+/* Pieces with two entries, for flags in their slot and for flags in RFLAGS. ecx: of an instruction, how far it lies behind
+   Translator.insns, plus how many instructions follow its block in the region, whose budget is given back; of an exit, its index. */
+enum {
+    PIECE_LEAVE,        /* the interpreter goes on with the instruction */
+    PIECE_LEAVE_SHARED, /* the same: a check for several has failed there */
+    PIECE_EXIT,         /* an exit that is not linked */
+    PIECE_HANDLER,      /* the instruction is executed by its handler, and the piece returns */
+    PIECE_FINISH,       /* the same with the last of a block: goes on at the next one's code */
+    PIECES
+};
+enum { FLAGS_SAVED, FLAGS_LIVE };
+#define SECOND_SIZES 6u
+
 struct Translator {
     uint8_t *writable;          /* the code cache as data */
     uint8_t *executable;        /* the same memory as code */
@@ -58,12 +71,15 @@ struct Translator {
     uint32_t threshold;         /* runs of a block before it is translated */
     uint64_t secret;            /* what code_key is made of beside the generation and the mode */
     uint64_t (*enter)(Cpu *c, const uint8_t *code); /* runs translated code; gives LEFT_* */
-    const uint8_t *exit_saved;  /* thunks, executable addresses: leave, the state is in memory already */
+    uint8_t *insns;             /* instructions of blocks that stay lie behind here, within 32 bits */
+    /* thunks, executable addresses: */
+    const uint8_t *exit_saved;  /* leave, the state is in memory already */
     const uint8_t *exit;        /* spill registers, leave with rax */
-    const uint8_t *fallback;    /* execute the instruction at rax by its handler */
-    const uint8_t *finish;      /* the same with the last of a block: goes on at the next one's code */
-    /* After a check that failed: rcx = offset in the page of the entry's second way, or a large number; rax = the page's host address. */
-    const uint8_t *second[TABLES][CHECK_KINDS];
+    const uint8_t *refuse;      /* rcx: RIP is set to it; leave */
+    const uint8_t *piece[PIECES][2];
+    /* After a check that failed: rcx = offset in the page of the entry's second way, or a large number, compared for accesses of 1 << n
+       bytes (the last: not compared); rax = the page's host address. */
+    const uint8_t *second[TABLES][CHECK_KINDS][SECOND_SIZES + 1];
     const uint8_t *load_vectors[VECTORS_WHOLE + 1]; /* by VECTORS_*: makes what is live be that */
 };
 
