@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 
 from kvmpy.errors import ConfigError
 from kvmpy.native import CData, check, ffi, lib
@@ -74,7 +73,7 @@ class SoftBackend:
             raise ConfigError(f"clock {clock!r}: one of {', '.join(CLOCKS)}")
         if parallel and clock == "virtual":
             raise ConfigError("parallel: virtual time counts instructions of vCPUs in turns; leave one of the two out")
-        if parallel and platform.machine() != "x86_64":
+        if parallel and os.uname().machine != "x86_64":
             raise ConfigError("parallel: only an x86-64 host keeps the guest's memory order; leave parallel out")
         if not 0 <= tsc_khz < 1 << 32:
             raise ConfigError(f"a TSC of {tsc_khz} kHz")

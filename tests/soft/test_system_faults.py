@@ -62,6 +62,25 @@ def test_exceptions_without_error_code(mode: str, source: str, vector: int, trap
     assert (guest.memory[ip] == 0xF4) == bool(trap)
 
 
+@pytest.mark.parametrize(
+    ("source", "vector", "flag"),
+    [
+        ("nop\nint3", BP, False), ("add $1,%rbx\nmov (%rbx),%rcx\nint $0x77", 0x77, False), ("int3", BP, True),
+        ("nop\nud2", UD, True), ("pushf\npop %rcx\nint3", BP, False),
+    ],
+)  # fmt: skip
+def test_the_resume_flag_lasts_for_one_instruction(source: str, vector: int, flag: bool) -> None:
+    """SDM 3B 18.3.1.1: RF is 0 behind the instruction that IRET leads to; faults push 1, traps what is there."""
+    frame = (
+        "mov %ss,%eax\npush %rax\nlea 8(%rsp),%rdx\npush %rdx\npushf\norl $0x10000,(%rsp)\nmov %cs,%eax\npush %rax\n"
+        "lea next(%rip),%rax\npush %rax\nmov $0x5000,%ebx\niretq\nnext: "
+    )
+    guest = Guest(frame + source + "\nhlt", "long")
+    guest.finish()
+    assert guest.vector == vector
+    assert bool(guest.frame(3)[2] & RF) == flag
+
+
 @pytest.mark.parametrize("mode", ("prot16", "prot32", "compat"))
 def test_into_and_bound(mode: str) -> None:
     guest = Guest("mov $0x7f,%al\nadd $1,%al\n.byte 0xce\nhlt", mode)

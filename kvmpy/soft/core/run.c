@@ -153,7 +153,7 @@ void cpu_exit_after(Cpu *c, uint32_t exit_reason)
 
 static bool slow_steps(Cpu *c)
 {
-    return (c->eflags & (FL_TF | FL_RF)) || any_breakpoint(c) || (c->guest_debug.control & KVM_GUESTDBG_ENABLE) ||
+    return c->eflags & FL_TF || any_breakpoint(c) || (c->guest_debug.control & KVM_GUESTDBG_ENABLE) ||
            c->resume_linear == fetch_address(c, c->rip);
 }
 
@@ -602,6 +602,10 @@ int run_slice(Cpu *c, int64_t budget, bool exact)
                 result = SLICE_SHORT;
                 break;
             }
+            step_alone(c, true);
+            continue;
+        }
+        if (unlikely(c->eflags & FL_RF) && !resume_flag_done(c, b)) {
             step_alone(c, true);
             continue;
         }

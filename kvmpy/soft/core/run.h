@@ -130,6 +130,16 @@ static inline void run_insns(Cpu *c, const Insn *i)
     while (i);
 }
 
+/* RF is set, where no instruction breakpoint is: 0 from now on, as behind the block's first instruction. A fault of that one pushes 1
+   anyway, and what ends a block, which might push or keep the flag, runs alone: false. */
+static inline bool resume_flag_done(Cpu *c, const Block *b)
+{
+    if (insn_table[b->insn[0].id].attributes & A_END)
+        return false;
+    c->eflags &= ~FL_RF;
+    return true;
+}
+
 _Noreturn void unwind(Cpu *c, int why);
 /* The TLB entry to fetch code at `linear` from; raises the fault, or leaves with KVM_EXIT_INTERNAL_ERROR where no RAM is. */
 const TlbEntry *mem_fetch(Cpu *c, uint64_t linear);

@@ -142,7 +142,7 @@ static bool nothing_else(const Cpu *c)
 {
     const struct RunState *r = c->run;
     return !r->write_count && !r->exit_pending && !c->vm->timers_changed && !r->ending && c->budget > 0 && !c->pending_debug && !c->shadow &&
-           !c->halted && !(r->check && c->eflags & FL_IF) && c->lapic && !(c->eflags & (FL_TF | FL_RF)) && !r->slow_steps && !c->guest_debug.control &&
+           !c->halted && !(r->check && c->eflags & FL_IF) && c->lapic && !(c->eflags & FL_TF) && !r->slow_steps && !c->guest_debug.control &&
            c->resume_linear == NEVER && !(c->dr[7] & 0xff);
 }
 
@@ -151,10 +151,13 @@ static bool nothing_else(const Cpu *c)
 static const uint8_t *next_code(Cpu *c, Block **found)
 {
     const CodeTarget *target = &c->code_target[c->rip % CODE_TARGETS];
-    if (target->tag == (c->rip ^ c->code_key) && c->budget >= BLOCK_MAX) /* enough for any block */
+    bool resuming = c->eflags & FL_RF;
+    if (target->tag == (c->rip ^ c->code_key) && c->budget >= BLOCK_MAX && !resuming) /* enough for any block */
         return target->code;
     Block *b = *found = block_find(c);
     if (b->insn[0].exec != exec_translated || b->count > c->budget) /* or it is not complete: another vCPU makes it */
+        return NULL;
+    if (unlikely(resuming) && (c->vm->verifier || !resume_flag_done(c, b))) /* a stretch that is compared ends there */
         return NULL;
     const uint8_t *code = executable(c->vm->translator, b->code + b->by_memory);
     set_target(c, b->rip, code);
@@ -172,7 +175,7 @@ static bool end_block(Cpu *c, const Insn *i, const Insn **next)
     }
     *next = (i == i->block->insn ? i->block->first : i->exec)(c, i);
     bool quiet = __atomic_compare_exchange_n(&c->attention, &mine, 0, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
-    if (*next || !quiet || !nothing_else(c))
+    if (*next || !quiet || !nothing_else(c) || c->eflags & FL_RF)
         return false;
     forget_accesses(c);
     return true;
