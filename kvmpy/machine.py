@@ -496,7 +496,7 @@ class Machine(Inspection):
 
             self._watch = Watcher(
                 self.loop, self.ports, self.mmio, self.clock.now, virtual=isinstance(self.clock, VirtualClock),
-                on_accesses=lambda told: self._switch_doorbells(not told),
+                on_accesses=lambda told: self._switch_doorbells(not told), names=lambda: self.symbols,
             )
         return self._watch
 
@@ -525,7 +525,8 @@ class Machine(Inspection):
         return events_of(self, self._watcher(), self._chosen(what, conditions)[0], timeout)
 
     def trace_file(self, path: Path, *what: str | Filter, **conditions: Any) -> TraceWriter:
-        """Writes the events that `trace` would give into a binary file, until the writer given back is closed (or the machine).
+        """Writes the events that `trace` would give into a binary file, until the writer given back is closed (or the machine):
+        without a filter whatever exits anyway, and what devices say.
         kvmpy.trace.binary reads it. On the software CPU the core writes it, without Python. Raises HostError."""
         from kvmpy.trace.binary import write_trace
 

@@ -159,8 +159,8 @@ class _Live:
         self._symbols = machine.symbols
         machine.symbols.where(0)  # reads the files now, not at the first event
         chosen = read_filter(arguments.events, machine.symbols)
-        if chosen is not None and not self._count and arguments.output and output_format(arguments) == "binary":
-            self._end = machine.trace_file(arguments.output, chosen).close  # without Python, where the backend can
+        if not self._count and arguments.output and output_format(arguments) == "binary":
+            self._end = machine.trace_file(arguments.output, *([chosen] if chosen else [])).close  # without Python, where it can
             return
         takers: list[Format] = [self.summary] if self._count else []
         if arguments.output or not self._count:

@@ -158,6 +158,11 @@ class Symbols:
                 if file.offset != (offset or 0):
                     file.offset, self._dirty = offset or 0, True
 
+    @property
+    def moving(self) -> bool:
+        """There is a kernel that may have moved itself, or will; its addresses change then."""
+        return self._machine is not None and any(file.automatic for file in self.files)
+
     def __len__(self) -> int:
         self._sort()
         return len(self._sorted)
@@ -175,6 +180,11 @@ class Symbols:
         """Address of a symbol; None where nobody knows it."""
         found = self.symbol(name)
         return None if found is None else found.address
+
+    def named(self, name: str) -> list[int]:
+        """Every address with that name: a kernel has static functions of one name in several files."""
+        first = self.address(name)
+        return [] if first is None else sorted({first, *(symbol.address for symbol in self._sorted if symbol.name == name)})
 
     def find(self, address: int) -> tuple[Symbol, int] | None:
         """The symbol that an address lies in, and how far; None where it lies in none."""

@@ -23,7 +23,7 @@ from kvmpy.trace.event import NUMBERS, Event
 from kvmpy.trace.filters import Filter, parse
 from kvmpy.trace.formats import MAGIC, about_machine
 from kvmpy.trace.records import RECORD, SIZE, BrokenRecord, chip_name, event_of, payload_size, record_of, slots
-from kvmpy.trace.tracer import SERVED, Sink
+from kvmpy.trace.tracer import PLAIN, SERVED, Sink
 from kvmpy.trace.watch import Watcher, rule_of
 
 VERSION = 1
@@ -133,11 +133,14 @@ class TraceWriter:
     """Writes what a machine does into a file, until it is closed; a context manager."""
 
     def __init__(self, watcher: Watcher, path: str, chosen: Filter | None, about: dict[str, Any]) -> None:
+        """Without a filter: what exits anyway, and what devices say."""
         self.path = path
         self._watcher = watcher
         self._channel: int | None = None
         self._error: HostError | None = None
-        chosen = chosen or parse("all")
+        plain = chosen is None
+        if chosen is None:
+            chosen = parse(",".join(sorted(PLAIN)))
         watcher.check(chosen)
         self._buffer = bytearray(header(about))
         try:
@@ -149,14 +152,22 @@ class TraceWriter:
             self._channel = watcher.channels.pop()
             self._sink = Sink(self._take, chosen, kinds=chosen.kinds & SERVED - in_core)
         else:
-            self._sink = Sink(self._take, chosen)
+            self._sink = Sink(self._take, None if plain else chosen)
         self._closed = False
+
+        def set_rules() -> None:
+            if self._channel is not None:
+                assert self._sink.filter is not None
+                flags = lib.KP_RULE_SERVED | (lib.KP_RULE_EXITS if plain else 0)
+                rules = [rule_of(rule, 0, flags) for rule in self._sink.filter.rules(in_core)]
+                watcher.vm.set_trace(self._channel, rules, host=not watcher.virtual, fd=self._fd)
+
+        self._sink.refiltered = set_rules
 
         def begin() -> None:
             if self._channel is not None:
                 self._flush()
-                rules = [rule_of(rule, 0, lib.KP_RULE_SERVED) for rule in chosen.rules(in_core)]
-                watcher.vm.set_trace(self._channel, rules, host=not watcher.virtual, fd=self._fd)
+            set_rules()
             watcher.tracer.add(self._sink)
 
         try:

@@ -31,8 +31,8 @@ NUMBERS = {kind: number for number, kind in enumerate(KINDS, 1)}
 """Kinds as rules and trace files write them: KP_TRACE_* of the core."""
 
 
-class Event(NamedTuple):
-    """One thing that happened."""
+class EventFields(NamedTuple):
+    """What an Event has."""
 
     what: str
     """One of KINDS."""
@@ -52,6 +52,25 @@ class Event(NamedTuple):
     """ns that the answer took, where it was measured."""
     cpl: int | None = None
     """Privilege level of the instruction, where it is known."""
+
+
+class Event(EventFields):
+    """One thing that happened. str() is its line of a trace."""
+
+    names: Callable[[], Any] | None = None
+    """Gives the symbols of the machine whose listener got it."""
+
+    @property
+    def symbol(self) -> str:
+        """The instruction as "print+0xdf (console.c:40)"; its bare address where no symbol is known, nothing where it has none."""
+        if self.rip is None:
+            return ""
+        return f"{self.rip:#x}" if self.names is None else str(self.names().where(self.rip))
+
+    def __str__(self) -> str:
+        from kvmpy.trace.text import line
+
+        return line(self)
 
 
 Listener = Callable[[Event], Any]

@@ -2,7 +2,7 @@
 
     filter     clause, clause, ...          an event is chosen by any clause, unless one with `!` meets it
     clause     [!]kind[:subject][[condition, ...]]
-    kind       of kvmpy.trace.KINDS; all: every kind but block, instruction and memory, which tell of every instruction
+    kind       of kvmpy.trace.KINDS; port: as io; all: every kind but block, instruction and memory, which tell of every instruction
     subject    a number, first-last, first+size, a symbol; the name of an MSR, an exception, an exit, a device (`*` and `?` match)
     condition  write, read, size=, value=, cpu=, cpl=, rip=, or a key of the event's data; each with a subject of its own
 
@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import product
 from typing import Any, NamedTuple, Protocol
 
 from kvmpy.errors import FilterError
@@ -54,7 +56,9 @@ _MSRS = {name.lower(): index for index, name in MSR_NAMES.items()}
 class SymbolTable(Protocol):
     """As kvmpy.debug.symbols.Symbols."""
 
-    def address(self, name: str) -> int | None: ...
+    @property
+    def moving(self) -> bool: ...
+    def named(self, name: str) -> list[int]: ...
     def find(self, address: int) -> Any: ...
 
 
@@ -119,8 +123,10 @@ _ANY = Span(0, MOST)
 class Filter:
     """Clauses, ready to be asked."""
 
-    def __init__(self, clauses: Sequence[Clause]) -> None:
+    def __init__(self, clauses: Sequence[Clause], again: Callable[[], Filter] | None = None) -> None:
         self.clauses = tuple(clauses)
+        self.again = again
+        """Gives the filter anew, where it names symbols of a kernel that moves itself."""
         positive = [clause for clause in clauses if not clause.negative]
         self.kinds: frozenset[str] = frozenset().union(*(clause.kinds for clause in positive)) if positive else ALL
         """The kinds that it may choose."""
@@ -266,6 +272,22 @@ class _Reader:
     def __init__(self, text: str, symbols: SymbolTable | None) -> None:
         self.text = text.strip()
         self.symbols = symbols
+        self.moving = False
+        """A symbol is named whose address may change."""
+        self._counts: dict[str, int] = {}
+        self._picked: dict[str, int] = {}
+        """Of a name that several functions have (a kernel's static ones): how many, and which of them is meant now."""
+
+    def each(self, read: Callable[[], Clause]) -> list[Clause]:
+        """What `read` makes; where it names symbols that stand for several addresses, once for each of them."""
+        first = read()
+        if all(count == 1 for count in self._counts.values()):
+            return [first]
+        found = []
+        for numbers in product(*map(range, self._counts.values())):
+            self._picked = dict(zip(self._counts, numbers, strict=True))
+            found.append(read())
+        return found
 
     def fail(self, problem: str) -> FilterError:
         return FilterError(f"filter {self.text!r}: {problem}")
@@ -298,9 +320,12 @@ class _Reader:
         name, sign, rest = text.partition("+")
         if self.symbols is None:
             raise self.fail(f"{what} {text!r}: expected a number, first-last or first+size (no symbols are loaded here)")
-        address = self.symbols.address(name)
-        if address is None:
+        addresses = self.symbols.named(name)
+        self.moving |= self.symbols.moving
+        if not addresses:
             raise self.fail(f"{what} {text!r}: no symbol {name!r} is known; numbers are 16, 0x10, first-last or first+size")
+        self._counts[name] = len(addresses)
+        address = addresses[self._picked.get(name, 0)]
         if sign:
             span = self.span(f"{address}+{rest}", what)
             if span is None:
@@ -355,6 +380,7 @@ class _Reader:
         if match is None:
             raise self.fail("expected kind, kind:subject or kind:subject[condition,...], as in io:0x3f8-0x3ff[write]")
         sign, name, subject, conditions = match.groups()
+        name = "io" if name == "port" else name
         kinds = ALL if name == "all" else frozenset((name,)) & KINDS.keys()
         if not kinds:
             raise self.fail(f"unknown kind {name!r}: expected one of all, {', '.join(KINDS)}")
@@ -411,28 +437,39 @@ def _split(text: str) -> list[str]:
 
 def parse(text: str, symbols: SymbolTable | None = None) -> Filter:
     """A filter from its text. FilterError names the clause and what was expected."""
-    clauses = []
+    clauses, moving = [], False
     for part in _split(text):
         if not part.strip():
             raise FilterError(f"filter {text!r}: an empty clause; expected for instance io:0x3f8-0x3ff[write],!device")
-        clauses.append(_Reader(part, symbols).clause())
-    return Filter(clauses)
+        reader = _Reader(part, symbols)
+        clauses += reader.each(reader.clause)
+        moving |= reader.moving
+    return Filter(clauses, (lambda: parse(text, symbols)) if moving else None)
 
 
 def build(texts: Iterable[str], conditions: dict[str, Any], symbols: SymbolTable | None = None) -> Filter:
     """Texts as `parse` takes them, with conditions by name added to each clause that chooses: numbers, `range` objects, True and
     False (write, read), and texts: `build(["io"], {"port": range(0x3f8, 0x400), "write": True})`."""
-    clauses = [clause for text in texts for clause in parse(text, symbols).clauses]
+    texts = list(texts)
+    filters = [parse(text, symbols) for text in texts]
+    moving = any(one.again is not None for one in filters)
+    clauses = [clause for one in filters for clause in one.clauses]
     if not clauses:
         clauses = [Clause("all", ALL, False, None, ())]
     result = []
     for clause in clauses:
         if not clause.negative and conditions:
             reader = _Reader(f"{clause.text}[{','.join(f'{key}={value!r}' for key, value in conditions.items())}]", symbols)
-            tests = tuple(reader.condition(_condition_text(reader, key, value), clause.kinds) for key, value in conditions.items())
-            clause = clause._replace(text=reader.text, tests=(*clause.tests, *tests))
-        result.append(clause)
-    return Filter(result)
+            result += reader.each(partial(_with_conditions, reader, clause, conditions))
+            moving |= reader.moving
+        else:
+            result.append(clause)
+    return Filter(result, (lambda: build(texts, conditions, symbols)) if moving else None)
+
+
+def _with_conditions(reader: _Reader, clause: Clause, conditions: dict[str, Any]) -> Clause:
+    tests = [reader.condition(_condition_text(reader, key, value), clause.kinds) for key, value in conditions.items()]
+    return clause._replace(text=reader.text, tests=(*clause.tests, *tests))
 
 
 def _condition_text(reader: _Reader, key: str, value: Any) -> str:

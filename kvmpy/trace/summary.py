@@ -39,7 +39,7 @@ class Row:
 
 
 class Span:
-    """One vCPU's time under the trace, ns of the host's clock where events tell it, else of the machine's."""
+    """One vCPU's time from its first answered exit to its last, ns of the host's clock where events tell it, else of the machine's."""
 
     __slots__ = ("cost", "first", "guest", "last")
 
@@ -76,7 +76,7 @@ class Summary:
             self._first = begin
         if end > self._last:
             self._last = end
-        if vcpu >= 0:
+        if vcpu >= 0 and (cost or guest):  # what the core alone has told says nothing of where time went
             span = self.spans.get(vcpu)
             if span is None:
                 span = self.spans[vcpu] = Span(begin - guest)

@@ -46,3 +46,10 @@ class TextFormat:
 
     def close(self) -> None:
         """The file is the caller's."""
+
+
+def line(event: Event) -> str:
+    """One event as such a line, without its end."""
+    lines: list[str] = []
+    TextFormat(lines.append, None if event.names is None else event.names())(event)
+    return lines[0].strip()

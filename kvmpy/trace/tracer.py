@@ -34,7 +34,7 @@ Replace = Callable[[Any], None]
 class Sink:
     """A listener and what it wants."""
 
-    __slots__ = ("filter", "in_core", "kinds", "listener", "observe")
+    __slots__ = ("filter", "in_core", "kinds", "listener", "observe", "refiltered")
 
     def __init__(
         self, listener: Listener, chosen: Filter | None = None, *, observe: bool = True, kinds: frozenset[str] | None = None,
@@ -48,14 +48,17 @@ class Sink:
         self.kinds = kinds if kinds is not None else PLAIN if chosen is None else chosen.kinds & SERVED
         """Those that user space tells it; the core's own come by the filter's rules."""
         self.in_core = chosen is not None and kinds is None
+        self.refiltered: Callable[[], None] = lambda: None
+        """Called when the filter has become another one of the same kinds."""
 
 
 class Tracer:
     """Gives events to listeners, under the machine's lock. One that raises is removed and reported once; the guest runs on."""
 
-    def __init__(self, loop: Loop, now: Callable[[], int]) -> None:
+    def __init__(self, loop: Loop, now: Callable[[], int], names: Callable[[], Any] | None = None) -> None:
         self.loop = loop
         self._now = now
+        self._names = names
         self._sinks: tuple[Sink, ...] = ()
         self._by_kind: dict[str, tuple[Sink, ...]] = {}
         self.resumed: dict[int, int] = {}
@@ -90,6 +93,10 @@ class Tracer:
         """Harmless when it is not there."""
         if sink in self._sinks:
             self._set(tuple(other for other in self._sinks if other is not sink))
+
+    def refresh(self) -> None:
+        """Filters have changed."""
+        self._set(self._sinks)
 
     def _set(self, sinks: tuple[Sink, ...]) -> None:
         self._sinks = sinks
@@ -149,6 +156,7 @@ class Tracer:
     def tell(self, sink: Sink, event: Event, seat: Seat | None, replace: Replace | None) -> bool:
         """Calls one, whatever its filter says."""
         holder, self.holder = self.holder, get_ident()
+        event.names = self._names
         try:
             answer = sink.listener(event)
             if answer is None or sink.observe:

@@ -8,10 +8,10 @@ from threading import Event as Flag
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-from kvmpy.errors import ConfigError, HostError, MissingCapability
+from kvmpy.errors import ConfigError, FilterError, HostError, MissingCapability
 from kvmpy.native import CData, lib
 from kvmpy.trace.event import Event, Listener
-from kvmpy.trace.filters import Filter, Rule, SymbolTable, build
+from kvmpy.trace.filters import Filter, Rule, SymbolTable, build, parse
 from kvmpy.trace.records import STOP, chip_name, event_of, records_in
 from kvmpy.trace.tracer import SERVED, Sink, Tracer
 from kvmpy.x86 import MSR_KVM_WALL_CLOCK
@@ -26,6 +26,9 @@ CHANNELS: int = lib.KP_TRACE_CHANNELS
 
 WAIT = 5
 """Seconds for the machine's lock."""
+
+# A Linux kernel writes EFER as soon as it runs where it has moved itself to, before any C code, and LSTAR a little later.
+_MOVED = "msr:EFER[write],msr:LSTAR[write]"
 
 _WHY = {
     "cpuid": "KVM answers CPUID from a table without an exit: change the table with vcpu.set_cpuid",
@@ -46,12 +49,13 @@ class Watcher:
 
     def __init__(
         self, loop: Loop, ports: PortBus, mmio: MmioBus, now: Callable[[], int], *, virtual: bool, on_accesses: Callable[[bool], None],
+        names: Callable[[], SymbolTable],
     ) -> None:
         """`on_accesses` is called under the lock when accesses to device memory are told, or no longer."""
         self.loop = loop
         self.vm: Any = loop.vm
         self.ports, self.mmio = ports, mmio
-        self.tracer = Tracer(loop, now)
+        self.tracer = Tracer(loop, now, names)
         self.tracer.changed = self._apply
         self.on_accesses = on_accesses
         self._accesses = False
@@ -62,6 +66,7 @@ class Watcher:
         """Time is virtual: the host's has no place in records."""
         self.channels = set(range(1, CHANNELS))
         """Free ones of the core, for files."""
+        self._follower = Sink(self._follow, parse(_MOVED), observe=False)
 
     def check(self, chosen: Filter) -> None:
         """MissingCapability for a kind that is asked for by name and cannot be told here."""
@@ -106,10 +111,30 @@ class Watcher:
             if wait:
                 done.wait(WAIT)
 
+    def _follow(self, event: Event) -> None:
+        """Filters that name symbols of a kernel which has moved itself are read again."""
+        changed = False
+        for sink in self.tracer.sinks:
+            if sink.filter is None or sink.filter.again is None:
+                continue
+            try:
+                found = sink.filter.again()
+            except FilterError:
+                continue
+            if found.clauses != sink.filter.clauses:
+                sink.filter, changed = found, True
+                sink.refiltered()
+        if changed:
+            self.tracer.refresh()
+
     # The backend.
 
     def _apply(self) -> None:
         tracer = self.tracer
+        following = any(sink.filter is not None and sink.filter.again is not None for sink in tracer.sinks)
+        if following is not (self._follower in tracer.sinks):
+            (tracer.add if following else tracer.remove)(self._follower)  # which comes here again
+            return
         telling = tracer if len(tracer) else None
 
         def unclaimed(where: str) -> Callable[[int, int, bool], None] | None:
@@ -266,8 +291,12 @@ class LateSymbols:
     def __init__(self, read: Callable[[], SymbolTable]) -> None:
         self._read = read
 
-    def address(self, name: str) -> int | None:
-        return self._read().address(name)
+    @property
+    def moving(self) -> bool:
+        return self._read().moving
+
+    def named(self, name: str) -> list[int]:
+        return self._read().named(name)
 
     def find(self, address: int) -> Any:
         return self._read().find(address)

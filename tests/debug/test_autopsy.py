@@ -11,6 +11,7 @@ from kvmpy.errors import KvmpyError, TraceError
 from kvmpy.machine import Machine
 from kvmpy.native import lib
 from kvmpy.regs import identity_map, set_long_mode
+from kvmpy.trace.answers import Fault
 from kvmpy.verdicts import Crashed, Halted, Stopped
 from tests.debug.build import compile_c, needs_gcc
 
@@ -114,6 +115,21 @@ def test_what_is_wrong_with_the_gate(machine, wrong, said):
     assert f"#PF at {FAR:#x} (read, not mapped)" in page.heading and said in page.heading
     tables = "\n".join(section(page, "descriptor tables"))
     assert "room for 256 gates, 0 of 18 exceptions" in tables or wrong not in ("empty",)
+
+
+def test_a_triple_fault_that_does_not_come_again(machine):
+    long_mode(machine, b"\xe4\x99\xf4", idt_limit=0)  # in al, 99h
+    machine.trace("io", lambda event: Fault(6))
+    assert machine.run(20) == Crashed(CODE, "triple fault")
+    page = machine.autopsy()
+    if machine.vm.name == "kvm":
+        assert page.heading == f"crashed: triple fault, at {CODE:#x}"
+        assert section(page, "exceptions that led to it") == [
+            "not known: kvm tells nothing of them, and the software CPU goes on from the same state"
+        ]
+    else:
+        assert page.heading == f"triple fault: #UD at {CODE:#x}, then no IDT (limit 0x0)"
+    assert str(read(json.dumps(page.as_dict()), "kept")) == str(page)
 
 
 @needs_core

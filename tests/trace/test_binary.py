@@ -190,3 +190,11 @@ def test_a_long_time_in_the_guest_is_told_by_the_clock() -> None:
     BinaryWriter(file)(Event("io", 3, 0, data, 0x1000, 10_000_000_000, 5_000_000_000, 100))
     file.seek(0)
     assert [event.guest for event in BinaryFile(file, "t")] == [0xFFFFFFFF], "nothing came before"
+
+
+def test_without_a_filter_a_file_has_what_exits_anyway(machine: Maker, tmp_path: Path) -> None:
+    made = machine(b"\xe4\x21\x66\xb9\x80\x00\x00\xc0\x0f\x32\xe6\x99" + leave(1))  # in al, 21h; rdmsr EFER: the backend's; out
+    with made.trace() as events, made.trace_file(tmp_path / "t"):
+        assert made.run(10) == GuestExit(1)
+    assert plain(events_in(tmp_path / "t")) == plain(events)
+    assert [event.data["port"] for event in events if event.what == "io"] == [PORT, 0xF4]

@@ -26,6 +26,7 @@ WRMSR = event("msr", index=0xC0000080, name="EFER", write=True, value=0x500, ser
 def symbols() -> Symbols:
     made = Symbols()
     made.add_list("list", [("start_kernel", "T", 0x1000), ("rest", "T", 0x1040), ("data", "D", 0x9000)])
+    made.add_list("static", [("twice", "t", 0x800), ("twice", "t", 0x1010), ("end", "t", 0x1020)])
     return made
 
 
@@ -34,6 +35,9 @@ def symbols() -> Symbols:
     [
         ("io", [OUT, IN]),
         ("io:0x3f8", [OUT]),
+        ("port:0x3f8[write]", [OUT]),
+        ("exception[rip=twice]", [PAGE_FAULT]),
+        ("all,!exception[rip=twice]", [OUT, IN, WRMSR]),
         ("io:0x3f8-0x3fc", [OUT]),
         ("io:1016+8", [OUT, IN]),
         ("io[read]", [IN]),
@@ -52,7 +56,7 @@ def symbols() -> Symbols:
         ("msr:EFER", [WRMSR]),
         ("msr:IA32_EFER[write]", [WRMSR]),
         ("msr:0xc0000080,irq:0x20-0xff", [WRMSR]),
-        ("exception[rip=start_kernel]", [PAGE_FAULT]),
+        ("exception[rip=start_kernel+0x11]", [PAGE_FAULT]),
         ("exception[rip=start_kernel+0x10]", []),
         ("exception[rip=rest]", []),
         (" io:0x3f8 , msr ", [OUT, WRMSR]),
@@ -160,3 +164,10 @@ def test_the_tables_know_every_kind() -> None:
     assert SUBJECTS.keys() <= KINDS.keys()
     assert all(set(SUBJECTS[kind]) <= set(KEYS[kind]) for kind in SUBJECTS)
     assert set(KINDS) > ALL
+
+
+def test_a_name_of_several_functions_chooses_all_of_them(symbols: Symbols) -> None:
+    spans = [rule.rip for rule in parse("io[rip=twice]", symbols).rules()]
+    assert spans == [Span(0x800, 0xFFF), Span(0x1010, 0x101F)]
+    assert [rule.rip for rule in build(["io"], {"rip": "twice", "write": True}, symbols).rules()] == spans
+    assert parse("io[rip=twice]", symbols).again is None

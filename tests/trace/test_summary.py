@@ -98,3 +98,11 @@ def test_calls_of_a_traced_program_lie_within_its_answers() -> None:
     assert summary.data()["vcpus"]["0"] == {"ns": 2000, "guest_ns": 1000, "device_ns": 1000, "kvmpy_ns": 0}
     assert "in the traced program" in "\n".join(summary.lines(parts=module.TRACED))
     assert "in devices" in "\n".join(summary.lines())
+
+
+def test_a_vcpu_whose_exits_were_not_answered_has_no_share_of_the_time() -> None:
+    summary = Summary()
+    summary(Event("irq", 1, 100, {"vector": 0x30}, host=100))
+    summary(Event("io", 0, 900, {"port": 0x80, "size": 1, "count": 1, "write": True, "value": 0}, host=500, guest=500, cost=400))
+    summary(Event("irq", 1, 5000, {"vector": 0x30}, host=5000))
+    assert summary.data()["vcpus"] == {"0": {"ns": 900, "guest_ns": 500, "device_ns": 400, "kvmpy_ns": 0}}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import threading
+from pathlib import Path
 
 import pytest
 from trace_guests import MMIO, PORT, Maker, leave, vector
 
 from kvmpy import ConfigError, Fault, FilterError, GuestExit, Interrupt, MissingCapability, Nmi, Step, Stop, Stopped
+from kvmpy.trace import Event
+from kvmpy.trace.binary import BinaryFile
 from kvmpy.trace.filters import parse
 
 IN = b"\xe4\x99"  # in al, 99h
@@ -212,3 +216,50 @@ def test_no_trace_is_left_when_nobody_listens(machine: Maker) -> None:
     assert made.loop.tracer is None and made.loop.drain is None
     assert made.ports.listener is None and made.mmio.listener is None
     assert made.run(10) == GuestExit(1)
+
+
+def test_an_event_tells_its_symbol_and_is_a_line(soft: Maker) -> None:
+    made = soft(OUT + leave(1))
+    made.symbols.add_list("names", [("begin", "T", 0x7C00)])
+    with made.trace("port", write=True) as events:
+        assert made.run(10) == GuestExit(1)
+    first, last = events
+    assert first.symbol == "begin" and last.symbol.startswith("begin+")
+    assert re.fullmatch(r"0\.\d{9} cpu0  begin +outb 0x99 <- 0x0 \(box\)  <[\d.]+ [num]s>", str(first)), str(first)
+    assert Event("io", -1, 0, {}).symbol == "" and Event("io", -1, 0, {}, 0x10).symbol == "0x10"
+
+
+class Moving:
+    """A kernel that lies at 0x10000 for those who have not looked since it moved."""
+
+    moving = True
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def named(self, name: str) -> list[int]:
+        self.asked += 1
+        return [0x10000 if self.asked == 1 else 0x7C07]
+
+    def find(self, address: int) -> None:
+        return None
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_a_filter_follows_a_kernel_that_moves(machine: Maker, tmp_path: Path, in_file: bool) -> None:
+    code = b"\xb9\x80\x00\x00\xc0\x0f\x32\x0f\x30"  # rdmsr EFER; wrmsr, at 7C09
+    made = machine(b"\x66" + code + IN + b"\xcd\x21" + leave(0))
+    vector(made, 0x21, 1)
+    chosen = parse("io[rip=kernel+0x10]", Moving())
+    assert chosen.again is not None and not chosen.matches(Event("io", 0, 0, {"port": PORT}, 0x7C0A))
+    if in_file:
+        writer = made.trace_file(tmp_path / "trace", chosen)
+        assert made.run(10) == GuestExit(1)
+        writer.close()
+        with open(tmp_path / "trace", "rb") as file:
+            events = list(BinaryFile(file))
+    else:
+        with made.trace(chosen) as events:
+            assert made.run(10) == GuestExit(1)
+    assert [event.data["port"] for event in events] == [PORT]
+    assert made.loop.tracer is None

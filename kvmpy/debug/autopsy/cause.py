@@ -64,9 +64,7 @@ def _page_fault(address: int, tables: Tables) -> str:
 
 
 def triple_fault(found: list[Delivery], tables: Tables) -> str:
-    """The whole chain in a line; `found` as `chain` gives it."""
-    if not found:
-        return "triple fault"
+    """The whole chain in a line; `found` as `chain` gives it, and not empty."""
     parts = [f"{words(found[0])} at {tables.place(found[0].rip)}"]
     told = ""
     for one, met in pairwise(found):
@@ -80,7 +78,7 @@ def triple_fault(found: list[Delivery], tables: Tables) -> str:
 
 
 def steps(found: list[Delivery], tables: Tables) -> list[str]:
-    """The chain line by line."""
+    """The same line by line."""
     lines = []
     for one, met in zip(found, [*found[1:], None], strict=True):
         if one.outcome == "met":

@@ -242,12 +242,14 @@ def _look_ahead(machine: Machine, verdict: Verdict | None, data: dict[str, Any])
             with copy:
                 if triple:
                     found = cause.chain(copy.deliveries_to_shutdown(index))
-                    main["reconstructed"] = True
+                    main["reconstructed"] = bool(found)
                 else:
                     samples = copy.sample()
-    if triple:
+    if found:
         main["chain"] = cause.steps(found, tables)
         main["cause"] = cause.triple_fault(found, tables)
+    elif triple:  # of an event that was injected, or a limit of this KVM alone
+        main["chain"] = [f"not known: {machine.vm.name} tells nothing of them, and the software CPU goes on from the same state"]
     for one in data["vcpus"]:
         seen = samples.get(one["index"])
         if seen:

@@ -28,8 +28,10 @@ def places(machine: Machine, samples: list[int | None]) -> list[dict[str, Any]]:
     rows = []
     for name, seen in sorted(found.items(), key=lambda item: -(len(item[1]) or halted))[:MOST_PLACES]:
         count = len(seen) or halted
+        if not isinstance(name, str):
+            name = f"{min(seen):#x}" + (f"-{max(seen):#x}" if max(seen) > min(seen) else "")
         rows.append({
-            "place": name if isinstance(name, str) else f"{min(seen):#x}-{max(seen):#x}", "count": count, "share": count / len(samples),
+            "place": name, "count": count, "share": count / len(samples),
             "first": min(seen, default=None), "last": max(seen, default=None),
             "hottest": Counter(seen).most_common(1)[0][0] if seen else None,
         })  # fmt: skip

@@ -53,15 +53,16 @@ def _page(count: int, one: Event | None, other: Event | None, last: Iterable[tup
     def values() -> Iterator[str]:
         if one is not None and other is not None:
             mine, its = _told(one), _told(other)
-            for key in {**mine, **its}:
+            for key in {**mine, **its} if one.what == other.what else ("what", "vcpu", "rip"):
                 if mine.get(key) != its.get(key):
                     yield f"  {key}: {_value(mine.get(key))} against {_value(its.get(key))}"
 
+    before = [f"  {number:8}  {_line(event)}" for number, event in last]
     return [
         f"difference in event {count}", f"{names[0]}: {_line(one)}", f"{names[1]}: {_line(other)}", *values(),
-        "what came before (equal in both)", *(f"  {number:8}  {_line(event)}" for number, event in last),
+        *(["what came before (equal in both)", *before] if before else []),
     ]
 
 
 def _value(value: Any) -> str:
-    return f"{value:#x}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return "nothing" if value is None else f"{value:#x}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -46,7 +46,7 @@ static bool wants(const Channel *ch, const struct kp_trace_record *r, uint32_t n
         bool yes = false, no = false;
         for (; n < ch->rule_count && ch->rule[n].group == group; n++) {
             const struct kp_trace_rule *u = &ch->rule[n];
-            if (no || (u->flags & need) != need || !meets(u, r))
+            if (no || (u->flags & need) != need || (!need && (u->flags & KP_RULE_EXITS)) || !meets(u, r))
                 continue;
             if (u->flags & KP_RULE_NOT)
                 no = true;
@@ -277,7 +277,7 @@ int kp_vm_set_trace(Vm *vm, uint32_t channel, const struct kp_trace_rule *rules,
         code |= is_code(&copy[n]);
         memory |= copy[n].kind == KP_TRACE_MEMORY;
         if (!(copy[n].flags & KP_RULE_NOT)) {
-            ch->kinds |= TRACE_BIT(copy[n].kind);
+            ch->kinds |= copy[n].flags & KP_RULE_EXITS ? 0 : TRACE_BIT(copy[n].kind);
             ch->served |= copy[n].flags & KP_RULE_SERVED ? TRACE_BIT(copy[n].kind) : 0;
         }
     }

@@ -71,7 +71,7 @@
         el("div", {}, el("div", { class: "share", role: "img", "aria-label": words, title: words }, ...bar), el("span", { class: "facts" }, words)));
     });
     const legend = parts.map((part) => el("span", { class: "key" }, el("i", { class: part[0] }), part[1]));
-    section("Where the time went", "Of each vCPU, between its first event and its last. Waiting in HLT counts as the guest's.",
+    section("Where the time went", "Of each vCPU, between its first answered exit and its last. Waiting in HLT counts as the guest's.",
       el("div", { class: "legend" }, ...legend), ...lanes);
   }
 

@@ -152,3 +152,13 @@ def test_call_stacks_through_modules() -> None:
         assert names[0] == "driver_register" and names[2:4] == ["do_one_initcall", "do_init_module"], f"{frames}"
         assert all(frame.how == "orc" for frame in frames[1:6]), [str(frame) + frame.how for frame in frames]
         control.release()
+
+
+def test_a_filter_finds_the_kernel_where_it_went() -> None:
+    with Machine(memory="256M", clock="virtual") as machine:
+        machine.load(KERNEL, initrd=INITRD, append="console=ttyS0")
+        machine.symbols.add(ELF)
+        event = next(machine.events("block:start_kernel", timeout=120))
+        assert event.symbol == "start_kernel" and event.rip == machine.symbol("start_kernel")
+        moved = event.rip - next(s.address for s in machine.symbols.files[-1].symbols if s.name == "start_kernel")
+        assert moved and moved % 0x200000 == 0
