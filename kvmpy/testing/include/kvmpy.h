@@ -38,8 +38,8 @@
         .pushsection .rodata
 .Lkvmpy_text\@:
         .ascii  \text
-        .set    kvmpy_text_at, .Lkvmpy_text\@
-        .set    kvmpy_text_size, . - .Lkvmpy_text\@
+        .set    .Lkvmpy_text_at, .Lkvmpy_text\@
+        .set    .Lkvmpy_text_size, . - .Lkvmpy_text\@
         .popsection
         .endm
 
@@ -63,8 +63,8 @@
         pause
         loop    .Lkvmpy_try\@
 .Lkvmpy_mine\@:
-        mov     $kvmpy_text_at, %si
-        mov     $kvmpy_text_size, %cx
+        mov     $.Lkvmpy_text_at, %si
+        mov     $.Lkvmpy_text_size, %cx
         mov     $KVMPY_LOG_PORT, %dx
         rep outsb
         movw    $0, kvmpy_lock
@@ -91,8 +91,8 @@
         pause
         loop    .Lkvmpy_try\@
 .Lkvmpy_mine\@:
-        mov     $kvmpy_text_at, %esi
-        mov     $kvmpy_text_size, %ecx
+        mov     $.Lkvmpy_text_at, %esi
+        mov     $.Lkvmpy_text_size, %ecx
         mov     $KVMPY_LOG_PORT, %edx
         rep outsb
         movl    $0, kvmpy_lock
@@ -123,8 +123,8 @@
         pause
         loop    .Lkvmpy_try\@
 .Lkvmpy_mine\@:
-        lea     kvmpy_text_at(%rip), %rsi
-        mov     $kvmpy_text_size, %ecx
+        lea     .Lkvmpy_text_at(%rip), %rsi
+        mov     $.Lkvmpy_text_size, %ecx
         mov     $KVMPY_LOG_PORT, %edx
         rep outsb
         movl    $0, kvmpy_lock(%rip)
