@@ -101,6 +101,19 @@ class Tracefile:
         }  # fmt: skip
         return part
 
+    def leave_out(self, directory: str) -> None:
+        """Forgets the files below a directory."""
+        for path in [path for path in self.files if path.startswith(directory.rstrip("/") + "/")]:
+            del self.files[path]
+
+    def once(self) -> Tracefile:
+        """The same with 1 for whatever was hit, however often; gives itself."""
+        for file in self.files.values():
+            file.lines = {line: min(count, 1) for line, count in file.lines.items()}
+            file.functions = {name: (line, min(count, 1)) for name, (line, count) in file.functions.items()}
+            file.branches = {branch: None if taken is None else min(taken, 1) for branch, taken in file.branches.items()}
+        return self
+
     @property
     def totals(self) -> Totals:
         return sum((file.totals for file in self.files.values()), Totals())

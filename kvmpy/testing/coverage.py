@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,11 +12,13 @@ from kvmpy.coverage.data import Coverage
 from kvmpy.coverage.sources import tracefile
 from kvmpy.coverage.tracefile import Tracefile
 from kvmpy.errors import KvmpyError
+from kvmpy.testing.include_dir import include_dir
 
 if TYPE_CHECKING:
     from kvmpy.debug.symbol_file import SymbolFile
     from kvmpy.testing.machine import GuestMachine
 
+SHOWN = 5
 _Key = tuple[str, int, int, int]
 """Path, time and size of an image: a test may build another one in its place; how far it is moved."""
 
@@ -25,7 +28,8 @@ class GuestCoverage:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        paths = [os.path.abspath(path) for path in config.getoption("--guest-cov") or () if path]
+        self._only = [path for path in config.getoption("--guest-cov") or () if path]
+        paths = [os.path.abspath(path) for path in self._only]
         self._images = {path for path in paths if _is_elf(path)}
         self._sources = [path for path in paths if path not in self._images]
         self._found: dict[_Key, tuple[SymbolFile, Coverage]] = {}
@@ -73,7 +77,9 @@ class GuestCoverage:
                 self._counts[name] += count
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        found = self._sum.only(self._sources)
+        found = self._sum.only(self._sources).once()
+        if not self._sources:
+            found.leave_out(include_dir())
         terminalreporter.section("coverage of guests")
         write = terminalreporter.write_line
         for kind, place in self._config.getoption("--guest-cov-report") or [("term", "")]:
@@ -81,7 +87,11 @@ class GuestCoverage:
                 self._report(found, kind, place, write)
             except KvmpyError as error:
                 write(f"--guest-cov-report {kind}:{place}: {error}", red=True)
-        if not found.files:
+        if not found.files and self._sum.files:
+            write(f"no source of a guest lies at or below {', '.join(self._only)}; there are {', '.join(_some(self._sum.files))}")
+        elif not found.files and self._images and not self._counts["blind"]:
+            write(f"no test on the software CPU has run {', '.join(self._only)}")
+        elif not found.files:
             write("no source line of a guest is known: guests need debug information (-g)")
         if self._counts["blind"]:
             write(f"guests without debug information are not in it: {self._counts['blind']}")
@@ -101,6 +111,12 @@ class GuestCoverage:
 
             for line in by_file(found):
                 write(line)
+
+
+def _some(paths: Iterable[str]) -> list[str]:
+    """A few of them, as short as they can be said here."""
+    short = sorted(min(path, os.path.relpath(path), key=len) for path in paths)
+    return short[:SHOWN] + ["..."] * (len(short) > SHOWN)
 
 
 def _is_elf(path: str) -> bool:

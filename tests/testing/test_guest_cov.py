@@ -9,6 +9,7 @@ import pytest
 
 from kvmpy.coverage.tracefile import Tracefile
 from kvmpy.testing.assemble import build, missing_tools
+from kvmpy.testing.include_dir import include_dir
 from tests.coverage.sources import PROGRAM
 from tests.testing.test_plugin import run
 
@@ -71,3 +72,30 @@ def test_bare(soft_machine):
     assert "guests without debug information are not in it: 1" in done.stdout and "need debug information" in done.stdout
     done = run(project, "", "-q", "--guest-cov-report=pdf")
     assert done.returncode == 4 and "one of term, html:DIR, lcov:FILE" in done.stderr
+
+
+def test_counts_are_the_same_with_and_without_workers(project: Path) -> None:
+    """A line is executed or not; how many workers did so says nothing."""
+    pytest.importorskip("xdist")
+    twice = TESTS[: TESTS.index("def test_two_images")]
+    for name, workers in (("one", "0"), ("two", "2")):
+        done = run(project, twice, "-q", "-n", workers, "--guest-cov", f"--guest-cov-report=lcov:{name}.info")
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert (project / "one.info").read_text() == (project / "two.info").read_text()
+
+
+def test_the_header_is_left_out_unless_it_is_asked_for(project: Path) -> None:
+    tests = """
+def test_it(soft_machine, assemble):
+    source = '#include <kvmpy.h>\\nint main(void) { kvmpy_log("x"); return 0; }'
+    assert soft_machine.load(assemble(source)).exit_code == 0
+"""
+    done = run(project, tests, "-q", "--guest-cov")
+    assert "guest.c" in done.stdout and "kvmpy.h" not in done.stdout
+    assert "kvmpy.h" in run(project, tests, "-q", f"--guest-cov={include_dir()}").stdout
+
+
+def test_a_place_without_sources_is_said(project: Path) -> None:
+    done = run(project, TESTS, "-q", "--guest-cov=nowhere")
+    assert "no source of a guest lies at or below nowhere; there are " in done.stdout and "src/program.c" in done.stdout
+    assert "need debug information" not in done.stdout
