@@ -283,6 +283,11 @@ class Machine(Inspection):
         """Registers a doorbell (kvmpy.devices.base.Platform)."""
         return None if self._doorbells is None else self._doorbells.add(address, size, value, call)
 
+    @property
+    def running(self) -> bool:
+        """A `run` has begun and has not ended."""
+        return self._running
+
     def at_rest(self, function: Callable[[], None]) -> None:
         """Has `function` called under the lock at the end of every run."""
         self.loop.at_rest.append(function)

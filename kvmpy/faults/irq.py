@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from kvmpy.errors import ConfigError
 from kvmpy.faults.moments import Moments
 from kvmpy.faults.rules import Journal
+from kvmpy.native import ffi
 from kvmpy.record import Record
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 MSI_BASE = 0xFEE00000
 NMI = 0x400  # delivery mode 100b (SDM 3A 11.11.2)
 FIRST_VECTOR = 16
+APIC_ENABLE = 1 << 11  # of IA32_APIC_BASE (SDM 3A 11.4.3)
+SPURIOUS, SOFTWARE_ENABLE = 0xF0, 1 << 8  # the spurious-interrupt vector register (SDM 3A 11.9)
 
 
 class IrqFault(Record, frozen=True):
@@ -42,10 +45,19 @@ class IrqFaults:
         return self._add(IrqFault("line", gsi, None, at, instructions))
 
     def vector(self, vector: int, cpu: int = 0, *, at: int | None = None, instructions: int | None = None) -> IrqFault:
-        """A message to a local APIC: an interrupt with this vector."""
+        """A message to a local APIC: an interrupt with this vector. One that is switched off takes none: ConfigError where that can
+        be seen now, with the machine at rest and nothing to wait for."""
         if not FIRST_VECTOR <= vector <= 255:
             raise ConfigError(f"faults: vector {vector}: {FIRST_VECTOR} to 255")
-        return self._add(IrqFault("vector", vector, self._cpu(cpu), at, instructions))
+        rule = IrqFault("vector", vector, self._cpu(cpu), at, instructions)
+        if at is None and instructions is None and not self._machine.running and not self._apic_on(cpu):
+            raise ConfigError(f"faults: vector {vector:#x}: vCPU {cpu}'s local APIC is off and takes none; irq.line goes by the 8259s")
+        return self._add(rule)
+
+    def _apic_on(self, cpu: int) -> bool:
+        vcpu = self._machine.cpu[cpu].vcpu
+        spurious = bytes(ffi.buffer(vcpu.get_lapic().regs))[SPURIOUS : SPURIOUS + 2]
+        return bool(vcpu.get_sregs().apic_base & APIC_ENABLE and int.from_bytes(spurious, "little") & SOFTWARE_ENABLE)
 
     def nmi(self, cpu: int = 0, *, at: int | None = None, instructions: int | None = None) -> IrqFault:
         """A non-maskable interrupt."""

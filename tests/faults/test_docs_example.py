@@ -18,7 +18,7 @@ def test_the_calls_of_the_page(make_machine: Any, tmp_path: Path) -> None:
     exec(text, {"machine": machine, "errno": errno})
     assert len(machine.faults.rules) == len(text.splitlines()) == 9
     struck = [one.what for one in machine.faults.log]
-    assert struck == ["vector 0x80 to vCPU 1", "the clock jumps by 3600000000000 ns", "Serial COM1 is stuck"]
+    assert struck == ["edge on line 4", "the clock jumps by 3600000000000 ns", "Serial COM1 is stuck"]
     assert all(eval(repr(rule), records()) == rule for rule in machine.faults.rules)  # plain data
     machine.faults.clear()
     assert "fault:" not in repr(machine.faults)

@@ -203,6 +203,13 @@ int main(void) {
     assert [one.what for one in machine.faults.log] == ["NMI to vCPU 0", "vector 0x55 to vCPU 0", "edge on line 4"]
 
 
+def test_a_local_apic_that_is_off_takes_no_vector(machine: Any, assemble: Any) -> None:
+    machine.load(assemble("sti; 1: hlt; jmp 1b"))
+    with pytest.raises(ConfigError, match="vector 0x80: vCPU 0's local APIC is off and takes none"):
+        machine.faults.irq.vector(0x80)
+    assert not machine.faults.rules and not machine.faults.log
+
+
 def test_an_interrupt_at_an_instruction(make_machine: Any, assemble: Any) -> None:
     """On virtual time it comes behind the same instruction in every run; also after sleep."""
     source = IDT + """
