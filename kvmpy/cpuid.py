@@ -97,6 +97,8 @@ def features_of(entries: list[CData]) -> set[str]:
 
 def parse_model(model: str, has: set[str]) -> set[str]:
     """Features of "NAME,+feature,-feature" out of those that the backend has. ConfigError, MissingCapability."""
+    if not isinstance(model, str):
+        raise ConfigError(f"CPU model {model!r}: a name is wanted, one of {', '.join(MODELS)} (how many CPUs there are is cpus=)")
     name, *changes = (part.strip() for part in model.lower().split(","))
     if name not in MODELS:
         raise ConfigError(f"CPU model {name!r}: one of {', '.join(MODELS)}, then +feature or -feature, separated by commas")

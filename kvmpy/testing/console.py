@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from kvmpy.errors import ConfigError
 from kvmpy.host.capture import Capture
 
 WINDOW = 4096
@@ -16,12 +17,15 @@ Pattern = str | bytes | re.Pattern[str] | re.Pattern[bytes]
 
 
 def compiled(pattern: Pattern) -> re.Pattern[bytes]:
-    """The expression over bytes. A text is taken as UTF-8, with ^ and $ at lines."""
+    """The expression over bytes. A text is taken as UTF-8, with ^ and $ at lines. ConfigError for what is none."""
     if isinstance(pattern, re.Pattern):
         if isinstance(pattern.pattern, bytes):
             return pattern  # type: ignore[return-value]
         return re.compile(pattern.pattern.encode(), pattern.flags & ~re.UNICODE)
-    return re.compile(pattern.encode() if isinstance(pattern, str) else pattern, re.MULTILINE)
+    try:
+        return re.compile(pattern.encode() if isinstance(pattern, str) else pattern, re.MULTILINE)
+    except re.error as error:
+        raise ConfigError(f"expect: {pattern!r} is no regular expression: {error} (re.escape makes one of plain text)") from None
 
 
 class Expected:
@@ -68,6 +72,10 @@ class Console(Capture):
         found = Expected(match, data[self.position : match.start()])
         self.position = match.end()
         return found
+
+    def begun_line(self) -> str:
+        """What has been read of the line in which the last match ended; empty when that ended with it."""
+        return self.data[self.data.rfind(b"\n", 0, self.position) + 1 : self.position].decode("utf-8", "replace")
 
     def skip(self) -> None:
         """What was written so far counts as read."""

@@ -15,6 +15,8 @@ def describe(machine: GuestMachine) -> str:
     the counters say), and faults that were injected. The machine must be at rest."""
     lines = [f"backend {machine.vm.name}, ran {machine.used:.2f} s of {machine.timeout:g} s: {machine.last or 'the guest has not run'}"]
     lines += [f"guest assertion failed: {one}" for one in machine.asserts if not one.passed]
+    if machine.last is None:  # registers and tables would say nothing
+        return "\n".join(lines + machine.faults.lines())
     if isinstance(machine.last, (GuestExit, PowerOff)):
         from kvmpy.debug.autopsy.page import counters, touched
 

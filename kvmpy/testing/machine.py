@@ -7,11 +7,13 @@ from collections.abc import Callable
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from kvmpy.errors import ConfigError
+from kvmpy.errors import ConfigError, MemoryAccessError
 from kvmpy.machine import Machine
+from kvmpy.regs import linear_rip
 from kvmpy.testing.assemble import Program
 from kvmpy.testing.channel import GuestAssertion, GuestChannel, Timestamp
 from kvmpy.testing.console import Console, Expected, Pattern, compiled
+from kvmpy.testing.screen import Screen
 from kvmpy.verdicts import GuestExit, PowerOff, Stopped, Verdict
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ TAIL = 600
 """Bytes of output that a failed expectation shows."""
 SILENCE = {"host": 50_000_000, "virtual": 1_000_000}
 """Nanoseconds of the machine's clock after which output counts as ended."""
+RESET_VECTOR = 0xFFFFFFF0
 OWN = {"serial", "console", "backend"}
 
 
@@ -40,10 +43,11 @@ class GuestMachine(Machine):
     def __init__(self, *, timeout: float = TIMEOUT, backend: Any = "auto", **options: Any) -> None:
         if wrong := OWN & options.keys():
             raise ConfigError(f"{', '.join(sorted(wrong))}: a machine under test has its own")
-        if not timeout > 0:
-            raise ConfigError(f"timeout {timeout}: a number of seconds is wanted")
+        if not isinstance(timeout, (int, float)) or not timeout > 0:
+            raise ConfigError(f"timeout {timeout!r}: a number of seconds above 0 is wanted")
         self.output = Console()
         """COM1's output, all of it."""
+        self.screen = Screen(self)
         self.channel = GuestChannel()
         self.timeout = timeout
         self.used = 0.0
@@ -83,6 +87,8 @@ class GuestMachine(Machine):
         __tracebackhide__ = True
         if self.debugger is not None:  # a person is at work: no limit but the one given
             return super().run(timeout, until)
+        if self.last is None and self._boot is None:
+            self._look_for_code()
         began = time.monotonic()
         try:
             self.last = super().run(self.left if timeout is None else min(timeout, self.left), until)
@@ -92,6 +98,15 @@ class GuestMachine(Machine):
             self.verdict = self.last
         self.check_asserts()
         return self.last
+
+    def _look_for_code(self) -> None:
+        """ConfigError for a machine that nothing was put into: it would begin at the reset vector, where no memory is."""
+        if linear_rip(self.cpu[0].vcpu.get_regs(), self.cpu[0].vcpu.get_sregs()) != RESET_VECTOR:
+            return
+        try:
+            self.memory.read(RESET_VECTOR, 1)
+        except MemoryAccessError:
+            raise ConfigError('nothing is loaded: @pytest.mark.guest("kernel.elf") or machine.load("kernel.elf") does that') from None
 
     def check_asserts(self) -> None:
         """GuestAssertionError when an assertion failed that has not been told yet."""
@@ -123,13 +138,18 @@ class GuestMachine(Machine):
             found = self.output.find(wanted)
             if found is not None:
                 return found
-        why = f"the guest ended ({self.verdict})" if self.verdict else f"{self.last}" + self._after(timeout)
         unread = bytes(self.output.data[self.output.position :])
         text = unread[-TAIL:].decode("utf-8", "replace")
+        line = self.output.begun_line() if b"^" in wanted.pattern else ""
         raise GuestError(
-            f"no match for {wanted.pattern.decode('utf-8', 'replace')!r} on the serial port: {why}\n"
+            f"no match for {wanted.pattern.decode('utf-8', 'replace')!r} on the serial port: {self.how_it_ended(timeout)}\n"
             + (f"output since the last match ends with:\n{text}" if unread else "there was no output since the last match")
+            + (f"\n(for ^, its first line begins with what was matched before: {line!r})" if line and unread else "")
         )
+
+    def how_it_ended(self, timeout: float | None = None) -> str:
+        """The guest's end, or how its last run ended, as text. `timeout` is the limit that this run had."""
+        return f"the guest ended ({self.verdict})" if self.verdict else f"{self.last}{self._after(timeout)}"
 
     def _wait_for_more(self, waiting: list[bool]) -> None:
         """Ends the run when nothing is written for a while."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # Nothing of kvmpy is imported before a test asks for it: the plugin is loaded in every run of pytest.
 
+PACKAGE = Path(__file__).resolve().parents[1]
 BACKENDS = ("soft", "kvm")
 LOADING = ("boot", "initrd", "append", "modules")
 MOST_OUTPUT = 65536
@@ -87,7 +88,7 @@ def _why_not(config: pytest.Config, name: str, options: dict[str, Any], needs: t
     if options.get("clock") == "virtual":
         return "virtual time is counted by the software CPU"
     if unknown := [need for need in needs if need not in kvm]:
-        raise pytest.UsageError(f"marker guest: needs={unknown[0]!r} is no capability (see kvmpy info --json)")
+        pytest.fail(f"marker guest: needs={unknown[0]!r} is no capability (see kvmpy info --json)", pytrace=False)
     if missing := [need for need in needs if not kvm[need]]:
         return f"this host's KVM lacks {', '.join(missing)}"
     return ""
@@ -99,7 +100,7 @@ def _options(request: pytest.FixtureRequest) -> tuple[str | None, dict[str, Any]
     options: dict[str, Any] = {}
     for mark in reversed(list(request.node.iter_markers("guest"))):
         if len(mark.args) > 1:
-            raise pytest.UsageError(f"{request.node.nodeid}: marker guest takes one path")
+            pytest.fail(f"{request.node.nodeid}: marker guest takes one path", pytrace=False)
         path = mark.args[0] if mark.args else path
         options |= mark.kwargs
     return path, options
@@ -111,6 +112,21 @@ def _find(request: pytest.FixtureRequest, path: str) -> Path:
         if (base / path).exists():
             return base / path
     return request.path.parent / path
+
+
+def _unknown_option(options: dict[str, Any]) -> str:
+    """What is wrong with an option that Machine does not have; empty when it has all."""
+    import difflib
+    import inspect
+
+    from kvmpy.machine import Machine
+
+    known = {*inspect.signature(Machine.__init__).parameters, "timeout"} - {"self", "backend"}
+    for name in options.keys() - known:
+        near = difflib.get_close_matches(name, sorted({*known, "needs", *LOADING}), 1)
+        others = f"there are timeout, needs, {', '.join(LOADING)}, and those of Machine"
+        return f"no option {name!r}: " + (f"did you mean {near[0]}?" if near else others)
+    return ""
 
 
 def _make(request: pytest.FixtureRequest, backend: str, **more: Any) -> GuestMachine:
@@ -126,10 +142,9 @@ def _make(request: pytest.FixtureRequest, backend: str, **more: Any) -> GuestMac
     loading = {name: options.pop(name) for name in LOADING if name in options}
     failed = ""
     try:
-        try:
-            machine = GuestMachine(backend=backend, **options)
-        except TypeError as error:
-            raise pytest.UsageError(f"{request.node.nodeid}: marker guest: {error}") from None
+        if wrong := _unknown_option(options):
+            pytest.fail(f"{request.node.nodeid}: marker guest: {wrong}", pytrace=False)
+        machine = GuestMachine(backend=backend, **options)
         request.node.stash.setdefault(_MACHINES, []).append(machine)
         request.addfinalizer(machine.close)
         request.addfinalizer(lambda: request.config.hook.pytest_kvmpy_machine_ends(item=request.node, machine=machine))
@@ -137,7 +152,7 @@ def _make(request: pytest.FixtureRequest, backend: str, **more: Any) -> GuestMac
         if path is not None:
             machine.load(_find(request, path), **loading)
         elif loading:
-            raise pytest.UsageError(f"{request.node.nodeid}: marker guest: {', '.join(loading)} without a path")
+            pytest.fail(f"{request.node.nodeid}: marker guest: {', '.join(loading)} without a path", pytrace=False)
     except KvmpyError as error:
         failed = f"{request.node.nodeid}: {error}"
     if failed:
@@ -215,15 +230,31 @@ def _backend_of(item: pytest.Item) -> str | None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
-    """Adds to the test, before its report is made, what its machines have to say."""
-    machines = item.stash.get(_MACHINES, [])
-    if call.when != "call":
-        return
+    """Adds to the test, before its report is made, what its machines have to say: after the test, or a fixture that failed."""
     failed = call.excinfo is not None and not call.excinfo.errisinstance(pytest.skip.Exception)
+    if failed:
+        _hide_own_frames(item, call)
+    if call.when != "call" and not (call.when == "setup" and failed):
+        return
+    machines = item.stash.get(_MACHINES, [])
     for number, one in enumerate(machines, 1):
         which = f" {number}" if len(machines) > 1 else ""
         _add_properties(item, one, which)
-        _add_sections(item, one, which, failed)
+        _add_sections(item, call.when, one, which, failed)
+
+
+def _hide_own_frames(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """Of an error that kvmpy reports (a wrong argument, say) the test's lines are shown, not those of kvmpy that noticed."""
+    assert call.excinfo is not None
+    if item.config.getoption("fulltrace") or not any(kind.__module__ == "kvmpy.errors" for kind in type(call.excinfo.value).__mro__):
+        return
+    last, at = None, call.excinfo.tb
+    while at is not None:
+        if PACKAGE not in Path(at.tb_frame.f_code.co_filename).parents:
+            last = at
+        at = at.tb_next  # type: ignore[assignment]
+    if last is not None:
+        last.tb_next = None
 
 
 def _add_properties(item: pytest.Item, machine: GuestMachine, which: str) -> None:
@@ -232,18 +263,22 @@ def _add_properties(item: pytest.Item, machine: GuestMachine, which: str) -> Non
     item.user_properties.append((f"kvmpy verdict{which}", str(machine.last)))
     if output := machine.output.text:
         item.user_properties.append((f"kvmpy serial{which}", output[-MOST_OUTPUT:]))
+    if screen := machine.screen.text:
+        item.user_properties.append((f"kvmpy screen{which}", screen))
     if log := machine.guest_log:
         item.user_properties.append((f"kvmpy log{which}", "\n".join(log)[-MOST_OUTPUT:]))
     for one in machine.timestamps:
         item.user_properties.append((f"kvmpy time{which} {one.name}", one.time))
 
 
-def _add_sections(item: pytest.Item, machine: GuestMachine, which: str, failed: bool) -> None:
+def _add_sections(item: pytest.Item, when: str, machine: GuestMachine, which: str, failed: bool) -> None:
     """Shown beside a failure. What is called stdout also goes into JUnit's system-out, where that is asked for."""
     if output := machine.output.text:
-        item.add_report_section("call", f"stdout of guest{which} (COM1)", output[-MOST_OUTPUT:])
+        item.add_report_section(when, f"stdout of guest{which} (COM1)", output[-MOST_OUTPUT:])
+    if screen := machine.screen.text:
+        item.add_report_section(when, f"stdout of guest{which} (screen)", screen)
     if log := machine.guest_log:
-        item.add_report_section("call", f"stdout of guest{which} (log)", "\n".join(log)[-MOST_OUTPUT:])
+        item.add_report_section(when, f"stdout of guest{which} (log)", "\n".join(log)[-MOST_OUTPUT:])
     if failed:
         from kvmpy.testing.describe import describe
 
@@ -251,4 +286,4 @@ def _add_sections(item: pytest.Item, machine: GuestMachine, which: str, failed: 
             text = describe(machine)
         except Exception as error:  # the test's own failure must be seen in any case
             text = f"the machine cannot be described: {error!r}"
-        item.add_report_section("call", f"stdout of guest{which} (autopsy)", text)
+        item.add_report_section(when, f"stdout of guest{which} (autopsy)", text)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from kvmpy.errors import ConfigError
+from kvmpy.exits import REASON_NAMES
 from kvmpy.native import lib
 from kvmpy.regs import linear_rip
 from kvmpy.trace.event import KINDS
@@ -63,11 +64,13 @@ def run_to_exit(machine: GuestMachine, kind: str | Callable[[Event], bool], time
     def listen(event: Event) -> None:
         if seen or event.what == "verdict":
             return
-        if by_filter or (kind(event) if callable(kind) else kind == event.data.get("reason")):
+        if by_filter or (kind(event) if callable(kind) else kind.lower() == event.data.get("reason")):
             seen.append(event)
             machine.stop(THERE)
 
     by_filter = isinstance(kind, str) and re.split(r"\W", kind)[0] in KINDS
+    if isinstance(kind, str) and not by_filter and kind.upper() not in REASON_NAMES.values():
+        raise ConfigError(f"run_until: exit={kind!r} is no exit's reason and begins with no event: {', '.join(KINDS)}")
     end = machine.trace(kind, listen, observe=True) if by_filter else machine.trace(listen)
     try:
         machine.run(timeout)

@@ -117,10 +117,68 @@ def test_b(soft_machine): pass
 def test_c(soft_machine): pass
 @pytest.mark.guest(memory="3 apples")
 def test_d(soft_machine): pass
+@pytest.mark.guest(timeout="5")
+def test_e(soft_machine): pass
+@pytest.mark.guest(cpu=2)
+def test_f(soft_machine): pass
+@pytest.mark.guest("one", "two")
+def test_g(soft_machine): pass
+@pytest.mark.guest(memroy="8M")
+def test_h(soft_machine): pass
 """)
-    assert "4 errors" in done.stdout
-    for text in ("absent.elf: No such file", "unexpected keyword argument 'colour'", "append without a path", "3 apples"):
+    assert "8 errors" in done.stdout
+    for text in (
+        "absent.elf: No such file", "no option 'colour': there are timeout, needs, boot, ", "append without a path", "3 apples",
+        "timeout '5': a number of seconds above 0", "CPU model 2: a name is wanted", "takes one path",
+        "no option 'memroy': did you mean memory?",
+    ):  # fmt: skip
         assert text in done.stdout, text
+    assert "plugin.py" not in done.stdout  # a line each, no traceback
+
+
+def test_wrong_calls_show_the_line_of_the_test_alone(tmp_path: Path) -> None:
+    source = """
+def test_sym(soft_machine, assemble):
+    soft_machine.load(assemble("hlt"))
+    soft_machine.run_until("mian")
+def test_nothing(soft_machine): soft_machine.expect("login")
+def test_fault(soft_machine): soft_machine.faults.clock.jump(-5)
+def test_re(soft_machine, assemble): soft_machine.load(assemble("hlt")).expect("login[")
+def test_exit(soft_machine, assemble): soft_machine.load(assemble("hlt")).run_until(exit="ioo:0x80")
+def test_mode(assemble): assemble("hlt", "flat65")
+"""
+    done = run(tmp_path, source)
+    assert "6 failed" in done.stdout
+    for text in (
+        "no symbol 'mian'", "nothing is loaded: @pytest.mark.guest(", "time never goes back", "'login[' is no regular expression",
+        "exit='ioo:0x80' is no exit's reason", "mode 'flat65': one of flat16",
+    ):  # fmt: skip
+        assert text in done.stdout, text
+    assert "kvmpy/" not in done.stdout.replace("/kvmpy/blobs", "") and "descriptor tables" not in done.stdout
+    assert "kvmpy/testing/until.py" in run(tmp_path, source, "--full-trace", "-k", "sym").stdout
+
+
+def test_a_fixture_that_fails_shows_the_guest(tmp_path: Path) -> None:
+    done = run(tmp_path, """
+@pytest.fixture
+def shell(soft_machine, assemble):
+    soft_machine.load(assemble("mov $0x3f8, %dx; mov $33, %al; out %al, %dx; cli; hlt", "flat32"))
+    soft_machine.expect("login: ", timeout=2)
+def test_it(shell): pass
+""", "--junitxml=out.xml")
+    assert "1 error" in done.stdout and "Captured stdout of guest (autopsy) setup" in done.stdout
+    assert "(COM1) setup" in done.stdout and 'name="kvmpy serial" value="!"' in (tmp_path / "out.xml").read_text()
+
+
+def test_the_screen_is_shown(tmp_path: Path) -> None:
+    done = run(tmp_path, """
+def test_it(soft_machine, assemble):
+    soft_machine.load(assemble("movl $0x07210748, 0xB8000; cli; hlt", "flat32"))
+    soft_machine.screen.wait_for_text("login", timeout=2)
+""", "--junitxml=out.xml")
+    assert re.search(r"no match for 'login' on the screen: the guest ended \(halted.*\nE +it shows:\nE +H!", done.stdout)
+    assert "Captured stdout of guest (screen) call" in done.stdout
+    assert 'name="kvmpy screen" value="H!"' in (tmp_path / "out.xml").read_text()
 
 
 @pytest.mark.parametrize("xml", ["no", pytest.param("system-out", marks=pytest.mark.slow)])
