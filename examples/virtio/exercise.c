@@ -64,6 +64,7 @@ static void open_disk(void) {
 int main(void) {
     open_disk();
     for (u64 sector = 0; sector < 12; sector++) {
+        for (int n = 0; n < SIZE; n++) available.ring[n] = 0xDEAD; /* nothing of the request before may be used again */
         int result = read_sector(sector);
         if (result) {
             kvmpy_log(result == 255 ? "no answer" : "error");
