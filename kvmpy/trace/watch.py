@@ -154,10 +154,10 @@ class Watcher:
                 if sink.filter is not None and sink.in_core
                 for rule in sink.filter.rules(self.vm.traceable)
             ]
-            if rules or self.loop.drain is not None:
+            if rules or self.loop.drains:
                 self.vm.set_trace(LIVE, rules, host=not self.virtual)
                 self._waiting = self.vm.trace_waiting(LIVE)
-            self.loop.drain = self.drain if rules else None
+            self.loop.drains[:] = [self.drain] if rules else []
         elif "msr" in self.vm.traceable:
             self._filter_msrs()
 

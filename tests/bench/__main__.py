@@ -13,18 +13,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.bench import disk, exits, rounds, runners, show, trace
+from tests.bench import disk, exits, rounds, runners, show, trace, untraced
 from tests.bench.runners import COMPUTE, MACHINE, NARROW, PAIR, ROOT, RUNNERS
 from tests.bench.targets import Rows
 
-EXTRA = ("startup", "linux", "exits", "trace", "disk")
+EXTRA = ("startup", "linux", "exits", "trace", "untraced", "disk")
+SLOW = ("untraced", "disk")
 MARK = re.compile(r"(?<=<!-- bench -->\n).*?(?=<!-- /bench -->)", re.DOTALL)
 
 
 def _arguments() -> argparse.Namespace:
     known = (*COMPUTE, *NARROW, *MACHINE, *PAIR, *EXTRA)
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="kvmpy's backends beside the host's processor and QEMU.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"what to run (all but disk): {' '.join(known)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"what to run (all but {' and '.join(SLOW)}): {' '.join(known)}")
     parser.add_argument("--scale", type=int, help="work in thousandths of the full one, 0.06 s native (100)")
     parser.add_argument("--rounds", type=int, help="how often all runners have their turn (7)")
     parser.add_argument("--repeat", type=int, default=2, help="repetitions in each turn (%(default)s)")
@@ -67,6 +68,9 @@ def _extra(arguments: argparse.Namespace, names: list[str], wanted: list[str], p
         result["trace"] = trace.measure(backends, 3)
         if "soft" in wanted:
             result["trace core"] = {what: {"soft": trace.core_nanoseconds(what)} for what in ("block", "instruction")}
+    if "untraced" in names and "soft" in wanted:
+        say("untraced")
+        result["untraced"] = untraced.measure(arguments.rounds)
     if "disk" in names and "soft" in wanted:
         say("disk")
         result["disk"] = disk.missing() or disk.measure(1 if arguments.quick else 3, arguments.seconds, problems)
@@ -101,6 +105,9 @@ def _show(arguments: argparse.Namespace, results: rounds.Results, rows: list[Any
     if "trace core" in extra:
         heading("An event of the core in a binary file, ns")
         show.simple(extra["trace core"], ("soft",), table)
+    if "untraced" in extra:
+        heading("A port write with nobody listening: kvmpy as it is, and without what can trace")
+        show.simple(extra["untraced"], (*untraced.SIDES, "ratio"), table)
     if "disk" in extra:
         heading("Disk")
         disk.show(extra["disk"], table)
@@ -116,7 +123,7 @@ def main() -> int:
     def say(what: str) -> None:
         print(f"bench: {what} ...", file=sys.stderr, flush=True)
 
-    names = arguments.names or [*COMPUTE, *NARROW, *MACHINE, *PAIR, *(name for name in EXTRA if name != "disk")]
+    names = arguments.names or [*COMPUTE, *NARROW, *MACHINE, *PAIR, *(name for name in EXTRA if name not in SLOW)]
     wanted = [runner for runner in _there() if runner in (arguments.only or RUNNERS)]
     plan = rounds.Plan(names, wanted, arguments.rounds, arguments.repeat, arguments.scale, arguments.seconds, say)
     results = rounds.collect(plan)

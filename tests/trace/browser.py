@@ -38,14 +38,14 @@ class Browser:
         self._read = b""
         self.events: list[dict[str, Any]] = []
 
-    def open(self, path: Path) -> None:
-        """Opens a page and waits until it is loaded."""
+    def open(self, page: Path | str) -> None:
+        """Opens a file or an address and waits until it is loaded."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
         self.events.clear()
-        self.call("Page.navigate", url=path.as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         end = time.monotonic() + 30
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self._take(end)

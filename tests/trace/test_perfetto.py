@@ -1,17 +1,23 @@
-"""Perfetto's format, read by Perfetto's own declaration of it. (Its trace processor is a program that is fetched at run time: not here.)"""
+"""Perfetto's format, read by Perfetto's own declaration of it and by its trace processor."""
 
 from __future__ import annotations
 
 import io
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kvmpy import GuestExit, Machine
 from kvmpy.trace import Event
 from kvmpy.trace.formats import make_format
 from kvmpy.trace.perfetto import varint
+from kvmpy.trace.words import describe
+from tests.trace.processor import TraceProcessor, missing
 from tests.trace.samples import EVENTS, Symbols
+
+HELLO = Path(__file__).parents[2] / "kvmpy" / "blobs" / "hello64.elf"
 
 
 def packets(events: list[Event]) -> Any:
@@ -106,3 +112,36 @@ def test_many_devices_share_tracks() -> None:
 )
 def test_varints(value: int, data: str) -> None:
     assert varint(value) == (bytes.fromhex(data))
+
+
+@pytest.mark.skipif(bool(missing()), reason=missing())
+@pytest.mark.skipif(not HELLO.exists(), reason="hello64.elf is not built")
+def test_the_trace_processor_loads_a_machine_s_trace(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    with Machine("64M", backend="soft") as machine:
+        out = make_format("perfetto", file, machine.load(HELLO).symbols, {"image": str(HELLO)})
+        events: list[Event] = []
+        machine.trace("all", lambda event: (events.append(event), out(event))[0], observe=True)
+        assert machine.run(20) == GuestExit(0)
+        out.close()
+    processor = TraceProcessor(file.getvalue(), tmp_path)
+    try:
+        assert processor.query("select name, value from stats where value > 0 and severity != 'info'") == []
+        counts = dict(processor.query("select name, count(*) from slice where name != 'guest' group by name"))
+        assert sum(counts.values()) == len(events) > 1000
+        writes = [event for event in events if event.what == "io" and event.data["port"] == 0x3F8]
+        name = "out 0x3f8 (Serial COM1)"
+        assert counts[name] == len(writes)
+        assert processor.query(f"select sum(dur), min(ts) from slice where name = '{name}'") == [
+            (sum(event.cost for event in writes), writes[0].host)
+        ]
+        cpuid = next(event for event in events if event.what == "cpuid")
+        first = "extract_arg(arg_set_id, 'debug.what'), extract_arg(arg_set_id, 'debug.instruction')"
+        assert processor.query(f"select {first} from slice where name like 'cpuid%' order by ts limit 1") == [
+            (describe(cpuid), cpuid.symbol)
+        ]
+        assert ("vCPU 0",) in processor.query("select name from thread")
+        assert ("kvmpy hello64.elf",) in processor.query("select name from process")
+        assert ("io each ms",) in processor.query("select distinct name from counter_track")
+    finally:
+        processor.close()

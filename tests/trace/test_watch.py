@@ -213,7 +213,7 @@ def test_no_trace_is_left_when_nobody_listens(machine: Maker) -> None:
     with made.trace("all"):
         pass
     assert tuple(made.loop.handlers) == HANDLERS
-    assert made.loop.tracer is None and made.loop.drain is None
+    assert made.loop.tracer is None and not made.loop.drains
     assert made.ports.listener is None and made.mmio.listener is None
     assert made.run(10) == GuestExit(1)
 

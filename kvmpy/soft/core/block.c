@@ -591,7 +591,7 @@ static Block *build(Cpu *c, const TlbEntry *e, uint64_t linear)
     b->uncovered = b->edges_left = 0;
     if (covering)
         cover_block(c, b);
-    b->told = unlikely(c->vm->tracing & TRACE_CODE) && !point && trace_block(c, b, linear);
+    b->told = TRACE_IN && unlikely(c->vm->tracing & TRACE_CODE) && !point && trace_block(c, b, linear);
     if (b->told || covering)
         b->size += 2u * b->count * (uint32_t)sizeof(exec_fn);
     b->size = (b->size + ARENA_ALIGN - 1) & ~(ARENA_ALIGN - 1);

@@ -298,7 +298,8 @@ static void abandon(Cpu *c)
     struct RunState *r = c->run;
     r->write_count = 0;
     r->log_next = 0;
-    trace_forget(c);
+    if (TRACE_IN)
+        trace_forget(c);
     if (i == &r->boundary[0])
         return;
     refund(c, i);
@@ -342,7 +343,7 @@ static void step_alone(Cpu *c, bool fresh)
         exit_debug(c, EXC_BP, 0);
         return;
     }
-    if (unlikely(c->vm->tracing & TRACE_CODE) && fresh && trace_alone(c, r->alone))
+    if (TRACE_IN && unlikely(c->vm->tracing & TRACE_CODE) && fresh && trace_alone(c, r->alone))
         return;
     if (unlikely(c->vm->covering))
         cover_alone(c, r->alone);
@@ -459,7 +460,7 @@ void run_fill_record(Cpu *c)
     r->cr8 = c->lapic ? lapic_get_cr8(c) : c->cr8;
     r->apic_base = c->apic_base;
     r->flags = 0;
-    if (unlikely(c->vm->trace_served))
+    if (TRACE_IN && unlikely(c->vm->trace_served))
         trace_exit(c);
     uint32_t cpl;
     exits_add(&c->run->exits, r, kp_vcpu_position(c, &cpl));
@@ -560,7 +561,7 @@ int run_slice(Cpu *c, int64_t budget, bool exact)
         c->attention = 0;
         if (unlikely(vm->crowded) && !c->parallel)
             code_make_room(vm);
-        if (unlikely(r->seen_count))
+        if (TRACE_IN && unlikely(r->seen_count))
             trace_settle(c);
         if (r->write_count && exit_write(c)) {
             result = SLICE_EXIT;
@@ -741,7 +742,7 @@ bool run_halt_exits(Cpu *c)
 static int run(Vm *vm, Cpu *only)
 {
     uint64_t visit = run_visit();
-    if (unlikely(vm->trace_served))
+    if (TRACE_IN && unlikely(vm->trace_served))
         trace_answered(vm);
     bool shared = !only && vm->cpu_count > 1;
     for (;;) {

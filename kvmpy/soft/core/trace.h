@@ -6,9 +6,16 @@
 
 #include "block.h"
 
+/* -DKP_WITHOUT_TRACE makes a core that cannot trace, for the benchmark of what its being there costs (tests/bench/untraced.py). */
+#ifdef KP_WITHOUT_TRACE
+#define TRACE_IN 0
+#else
+#define TRACE_IN 1
+#endif
+
 #define TRACE_BIT(kind) (1u << (kind))
 #define TRACE_CODE (TRACE_BIT(KP_TRACE_BLOCK) | TRACE_BIT(KP_TRACE_INSTRUCTION))
-static inline bool traced(const Cpu *c, unsigned kind) { return __builtin_expect(c->vm->tracing & TRACE_BIT(kind), 0); }
+static inline bool traced(const Cpu *c, unsigned kind) { return TRACE_IN && __builtin_expect(c->vm->tracing & TRACE_BIT(kind), 0); }
 
 /* An access of `i` that a chip or the vCPU itself is about to serve: tells it and gives the value to go on with. A rule that stops
    leaves for user space; the instruction is begun anew then and finds its answer here. */
