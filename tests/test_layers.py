@@ -21,7 +21,7 @@ LAYERS = {
     "host": 4, "devices": 4, "boot": 4,
     "machine": 5, "inspection": 5, "board": 5, "ends": 5, "pc": 5, "micro": 5, "disks": 5, "nics": 5,
     "debug": 6, "coverage": 6, "faults": 6, "testing": 6, "spy": 6,
-    "cli": 7,
+    "cli": 7, "__main__": 7.5,
 }  # fmt: skip
 
 # Modules of a layer that stand beside each other and may import one another.

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import termios
 import time
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
 SRC = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 ENVIRONMENT = {**os.environ, "PYTHONPATH": SRC}
-COMMAND = [sys.executable, "-m", "kvmpy.cli.main"]
+COMMAND = [sys.executable, "-m", "kvmpy"]
 
 
 def _backend():
@@ -80,6 +82,12 @@ def test_help_is_quick_and_tells_the_exit_statuses():
     probe = "import sys; import kvmpy.cli.main as m; m.build_parser(); print('kvmpy.native' in sys.modules, 'ctypes' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=30, env=ENVIRONMENT)
     assert out.stdout == "False False\n", "help loads what it does not need"
+
+
+def test_the_package_is_the_command_too():
+    by_module = kvmpy("--version")
+    script = subprocess.run([Path(sys.executable).with_name("kvmpy"), "--version"], capture_output=True, text=True, timeout=30)
+    assert by_module.returncode == 0 and by_module.stdout == script.stdout == f"kvmpy {version('kvmpy')}\n"
 
 
 @pytest.mark.parametrize(
