@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -18,6 +19,9 @@ class Line(NamedTuple):
     def __str__(self) -> str:
         return f"{self.file}:{self.line}"
 
+
+_HEAD = 256
+"""A unit says within so many bytes where its table is."""
 
 Rows = dict[int, Line | None]
 
@@ -50,7 +54,7 @@ class Lines:
         """Where the code of a line begins, once for each place that it was put; of the next line with code where it has none.
         `file` is a name or the end of a path."""
         best: dict[int, list[int]] = {}
-        for unit in self._all_units():
+        for unit in self._units_with(file):
             starts, lines = self._table(unit)
             before: Line | None = None
             for start, one in zip(starts, lines, strict=True):
@@ -102,6 +106,41 @@ class Lines:
             self._spans = [start for start, _, _ in found], [(end, unit) for _, end, unit in found]
         return self._spans
 
+    def _units_with(self, file: str) -> list[Any]:
+        """The units whose tables may name a file, found by its bytes: to read each unit of a Linux kernel would take half a minute."""
+        try:
+            text = file.rpartition("/")[2].encode() + b"\0"
+            names = [re.escape(text)]
+            for section in (self._dwarf.debug_line_str_sec, self._dwarf.debug_str_sec):
+                if section is not None:
+                    names += [_word(place) for place in _places(section, b"(?=%s)" % re.escape(text))]
+            tables = self._table_starts()
+            at = {bisect_right(tables, place) - 1 for place in _places(self._dwarf.debug_line_sec, b"|".join(names))} - {-1}
+            wanted = {tables[index] for index in at}
+            if not wanted:
+                return []
+            units = self._all_units()
+            starts = [unit.cu_offset for unit in units]
+            found = {}
+            for place in _places(self._dwarf.debug_info_sec, b"|".join(map(_word, wanted))):
+                index = bisect_right(starts, place) - 1
+                if index >= 0 and place - starts[index] < _HEAD and index not in found:
+                    stands = units[index].get_top_DIE().attributes.get("DW_AT_stmt_list")
+                    found[index] = stands is not None and stands.value in wanted
+            return [units[index] for index in sorted(found) if found[index]]
+        except DAMAGE:
+            return self._all_units()
+
+    def _table_starts(self) -> list[int]:
+        """Where the line tables begin in .debug_line."""
+        starts, place = [], 0
+        with self._dwarf.debug_line_sec.stream.getbuffer() as data:
+            while place + 12 <= len(data):
+                starts.append(place)
+                length = int.from_bytes(data[place : place + 4], "little")
+                place += 12 + int.from_bytes(data[place + 4 : place + 12], "little") if length == 0xFFFFFFFF else 4 + length
+        return starts
+
     def _table(self, unit: Any) -> tuple[list[int], list[Line | None]]:
         table = self._tables.get(unit.cu_offset)
         if table is None:
@@ -119,7 +158,7 @@ class Lines:
         program = self._dwarf.line_program_for_CU(unit)
         if program is None:
             return
-        names = [_text(entry.name) for entry in program["file_entry"]]
+        names = _file_names(program, unit)
         first = 0 if program["version"] >= 5 else 1
         for entry in program.get_entries():
             state = entry.state
@@ -130,6 +169,34 @@ class Lines:
             else:
                 index = state.file - first
                 rows[state.address] = Line(names[index] if 0 <= index < len(names) else "?", state.line)
+
+
+def _word(number: int) -> bytes:
+    """As a pattern: 32 bits, little-endian."""
+    return re.escape(number.to_bytes(4, "little"))
+
+
+def _places(section: Any, pattern: bytes) -> list[int]:
+    with section.stream.getbuffer() as data:
+        return [match.start() for match in re.finditer(pattern, data, re.DOTALL)]
+
+
+def _file_names(program: Any, unit: Any) -> list[str]:
+    """The files of a line table, with their directories below the one that was compiled in (DWARF 5, 6.2.4)."""
+    folders = [_text(one) for one in program["include_directory"]]
+    if program["version"] < 5:
+        compiled_in = unit.get_top_DIE().attributes.get("DW_AT_comp_dir")
+        folders.insert(0, "" if compiled_in is None else _text(compiled_in.value))
+    names = []
+    for entry in program["file_entry"]:
+        name = _text(entry.name)
+        folder = folders[entry.dir_index] if entry.dir_index < len(folders) else ""
+        if folder == folders[0]:
+            folder = ""
+        elif folders[0] and folder.startswith(folders[0].rstrip("/") + "/"):
+            folder = folder[len(folders[0].rstrip("/")) + 1 :]
+        names.append(name if not folder or folder.startswith("/") or name.startswith("/") else f"{folder}/{name}")
+    return names
 
 
 def _bounds(unit: Any) -> tuple[int, int] | None:

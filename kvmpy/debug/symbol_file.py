@@ -149,7 +149,9 @@ class SymbolFile:
         if self.elf is None:
             return None
         try:
-            return self.elf.get_dwarf_info() if self.elf.has_dwarf_info() else None
+            # Relocations that a linked file still shows (ld --emit-relocs: a Linux kernel's) are applied already.
+            loose = self.elf.header["e_type"] == "ET_REL"
+            return self.elf.get_dwarf_info(relocate_dwarf_sections=loose) if self.elf.has_dwarf_info() else None
         except _BAD:
             return None
 
@@ -160,19 +162,23 @@ class SymbolFile:
 
     @cached_property
     def types(self) -> list[TypeSource]:
-        """Its types: by DWARF, by BTF."""
+        """Its types: by BTF, which is read at once, and by DWARF, which knows more variables."""
         found: list[TypeSource] = []
-        if self.dwarf is not None and self.dwarf.has_debug_info:
-            from kvmpy.debug.types.dwarf import DwarfTypes
-
-            found.append(DwarfTypes(self.dwarf))
         data = self.section(".BTF")
         if data:
             try:
                 found.append(Btf(data))
             except BadBtf:
                 pass
+        if self.dwarf is not None and self.dwarf.has_debug_info:
+            from kvmpy.debug.types.dwarf import DwarfTypes
+
+            found.append(DwarfTypes(self.dwarf, self._address))
         return found
+
+    def _address(self, name: str) -> int | None:
+        """By the file; None where it has no such symbol."""
+        return next((symbol.address for symbol in self.symbols if symbol.name == name), None)
 
     def section(self, name: str) -> bytes:
         """Contents of a section; empty where there is none."""

@@ -1,9 +1,12 @@
-"""C types and variables out of DWARF, unit by unit until what is asked for has been seen."""
+"""C types and variables out of DWARF, of the units alone that name what is asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from kvmpy.debug.damage import DAMAGE
@@ -21,31 +24,89 @@ _ALIASES = frozenset((
 _ENCODINGS = {2: ("bool", False), 4: ("float", True), 5: ("int", True), 6: ("char", True), 8: ("char", False), 16: ("char", False)}
 
 
+_MOST_PLACES = 64
+"""Places of one name among the strings, above which every unit may have it."""
+
+
 class DwarfTypes:
     """The types of one file. What is damaged in it is void, or not there."""
 
-    def __init__(self, dwarf: Any) -> None:
+    def __init__(self, dwarf: Any, address_of: Callable[[str], int | None] = lambda name: None) -> None:
+        """`address_of`: a symbol's address in the file, which finds the unit that defines a variable."""
         self._dwarf = dwarf
+        self._address_of = address_of
         self._types: dict[str, Any] = {}
         self._variables: dict[str, Any] = {}
         self._made: dict[int, CType] = {}
-        self._units = self._read()
+        self._seen: set[int] = set()
+        self._units: tuple[list[int], list[Any]] | None = None
 
-    def _read(self) -> Iterator[None]:
-        """One unit more is in the index after each step."""
-        try:
-            for unit in self._dwarf.iter_CUs():
-                try:
-                    for die in unit.iter_DIE_children(unit.get_top_DIE()):
-                        self._take(die)
-                except DAMAGE:
-                    pass
-                yield
-        except DAMAGE:
+    # Units.
+
+    def _all_units(self) -> tuple[list[int], list[Any]]:
+        """Where they begin in .debug_info, and themselves."""
+        if self._units is None:
+            found: list[Any] = []
+            try:
+                found.extend(self._dwarf.iter_CUs())
+            except DAMAGE:
+                pass
+            self._units = [unit.cu_offset for unit in found], found
+        return self._units
+
+    def _search(self, pattern: bytes) -> Iterator[Any]:
+        """The units whose bytes have a pattern; a unit may come several times."""
+        starts, units = self._all_units()
+        with self._dwarf.debug_info_sec.stream.getbuffer() as data:
+            places = [match.start() for match in re.finditer(pattern, data, re.DOTALL)]
+        for place in places:
+            at = bisect_right(starts, place) - 1
+            if at >= 0:
+                yield units[at]
+
+    def _defining(self, name: str) -> Iterator[Any]:
+        """The unit that puts a variable where the symbol of its name stands: DW_OP_addr, as a block of one operation."""
+        address = self._address_of(name)
+        starts, units = self._all_units()
+        if address is None or not starts:
             return
+        size = units[0]["address_size"]
+        if address < 1 << 8 * size:
+            yield from self._search(re.escape(bytes((size + 1, 3)) + address.to_bytes(size, "little")))
+
+    def _naming(self, name: str) -> Iterator[Any]:
+        """The units that have a name: in place, or by its offset in .debug_str (of which the end of a longer string may serve)."""
+        text = name.encode() + b"\0"
+        patterns = [re.escape(text)]
+        strings = self._dwarf.debug_str_sec
+        if strings is not None:
+            with strings.stream.getbuffer() as data:
+                for match in re.finditer(b"(?=%s)" % re.escape(text), data):
+                    patterns.append(re.escape(match.start().to_bytes(4, "little")))
+                    if len(patterns) > _MOST_PLACES:
+                        break
+        if len(patterns) <= _MOST_PLACES:
+            yield from self._search(b"|".join(patterns))
+        if len(patterns) > _MOST_PLACES or self._dwarf.debug_str_offsets_sec is not None:
+            yield from self._all_units()[1]
+
+    def _index(self, unit: Any) -> bool:
+        """Takes the names of a unit; False where that was done before."""
+        if unit.cu_offset in self._seen:
+            return False
+        self._seen.add(unit.cu_offset)
+        try:
+            for die in unit.iter_DIE_children(unit.get_top_DIE()):
+                self._take(die)
+        except DAMAGE:
+            pass
+        return True
 
     def _take(self, die: Any) -> None:
-        name_at = die.attributes.get("DW_AT_name")
+        named = die
+        if die.tag == "DW_TAG_variable" and "DW_AT_specification" in die.attributes:
+            named = die.get_DIE_from_attribute("DW_AT_specification")
+        name_at = named.attributes.get("DW_AT_name")
         if name_at is None:
             return
         name = _text(name_at.value)
@@ -56,30 +117,36 @@ class DwarfTypes:
         elif die.tag == "DW_TAG_variable" and ("DW_AT_location" in die.attributes or name not in self._variables):
             self._variables[name] = die
 
-    def _find(self, table: dict[str, Any], *names: str) -> Any:
-        while True:
+    def _find(self, table: dict[str, Any], names: tuple[str, ...], units: Iterator[Any]) -> Any:
+        """What the table has by one of the names, once the units that may tell are in it."""
+        fresh = True
+        while fresh:
             for name in names:
                 if name in table:
                     return table[name]
-            if next(self._units, self) is self:
-                return None
+            fresh = any(self._index(unit) for unit in units)
+        return None
+
+    def _find_type(self, *names: str) -> Any:
+        bare = names[0].partition(" ")[2] if names[0].startswith(("struct ", "union ", "enum ")) else names[0]
+        return self._find(self._types, names, self._naming(bare))
 
     # TypeSource.
 
     def named(self, name: str) -> CType | None:
         """By C name; a bare name may be a structure's too."""
-        die = self._find(self._types, name, f"struct {name}", f"union {name}", f"enum {name}")
+        die = self._find_type(name, f"struct {name}", f"union {name}", f"enum {name}")
         return None if die is None else self._type(die)
 
     def variable(self, name: str) -> CType | None:
         """The type of a global variable."""
-        die = self._find(self._variables, name)
+        die = self._find(self._variables, (name,), chain(self._defining(name), self._naming(name)))
         return None if die is None else self._target(die)
 
     def names(self) -> Iterator[str]:
         """All names that `named` knows."""
-        for _ in self._units:
-            pass
+        for unit in self._all_units()[1]:
+            self._index(unit)
         return iter(self._types)
 
     # Making.
@@ -112,7 +179,7 @@ class DwarfTypes:
             return Number(name, size, signed, kind)
         if die.tag in _STRUCTS:
             if "DW_AT_declaration" in attributes and name:  # its members stand in another unit
-                found = self._find(self._types, f"{_STRUCTS[die.tag]} {name}")
+                found = self._find_type(f"{_STRUCTS[die.tag]} {name}")
                 if found is not None and found.offset != die.offset:
                     return self._type(found)
             members = [self._member(one) for one in die.iter_children() if one.tag == "DW_TAG_member"]

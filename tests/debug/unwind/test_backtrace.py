@@ -37,7 +37,7 @@ def test_across_an_exception(tmp_path: Path, bits: int, options: tuple[str, ...]
         assert code == b"\x0f\x0b", "the exception's frame stands at its instruction"
         assert len(machine.backtrace(limit=3)) == 3
         if how == "cfi":
-            assert frames[0].place.line is not None and frames[0].place.line.file == "inspected.c"
+            assert frames[0].place.line is not None and frames[0].place.line.file == "tests/debug/inspected.c"
             source = (HERE / "inspected.c").read_text().split("\n")
             assert "stop_here();" in source[frames[1].place.line.line - 1], "the line of the call, not of what comes after"
         assert str(frames).split("\n")[0].startswith("#0  0x0000000000200")
