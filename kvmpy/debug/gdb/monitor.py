@@ -260,7 +260,7 @@ _COMMANDS: dict[str, tuple[Command, str, str]] = {
     "info registers": (Monitor.registers, "", "all registers of the current CPU, flags and modes decoded"),
     "info mode": (Monitor.mode, "", "mode, paging and place of every CPU"),
     "where": (Monitor.where, "", "symbol and source line of the current CPU"),
-    "bt": (Monitor.backtrace, "[COUNT]", "call stack: by CFI, ORC, frame pointers, across interrupts"),
+    "bt": (Monitor.backtrace, "[COUNT]", "call stack: by ORC, CFI, frame pointers, across interrupts"),
     "value": (Monitor.value, "PATH", "a variable by its C type: table[3]->next, {struct T}ADDRESS.member"),
     "info mem": (Monitor.mem, "", "linear ranges by rights"),
     "info tlb": (Monitor.tlb, "[all]", "what the page tables map, with flags; all: page by page"),

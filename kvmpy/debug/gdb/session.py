@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 from kvmpy.debug.control import Control, Stop
 from kvmpy.debug.gdb.fields import ARCHITECTURES, target_xml
 from kvmpy.debug.gdb.monitor import Monitor
-from kvmpy.debug.gdb.packets import PACKET_SIZE, BadPacket, Connection, escape, number, unescape, unhex
+from kvmpy.debug.gdb.packets import PACKET_SIZE, BadPacket, Connection, Gone, escape, number, unescape, unhex
 from kvmpy.debug.gdb.registers import Layout, Registers
 from kvmpy.debug.guest_memory import AddressSpace
 from kvmpy.debug.points import KINDS, Hit, Point, PointError
 from kvmpy.errors import KvmpyError
 from kvmpy.native import lib
+from kvmpy.threads import HelperThread
 from kvmpy.verdicts import Crashed, GuestExit, Halted, Stopped
 
 OK = b"OK"
@@ -32,6 +34,8 @@ FEATURES = (
 _WATCH_NAMES = {"write": b"watch", "read": b"rwatch", "access": b"awatch"}
 _READ_LIMIT = PACKET_SIZE // 2 - 8
 _SEARCH_CHUNK = 1 << 16
+_PATIENCE = 1.0
+"""Seconds."""
 STOPPED_BY_DEBUGGER = Stopped("debugger")
 
 
@@ -42,6 +46,29 @@ class Resume:
     steps: frozenset[int] = frozenset()
     only: frozenset[int] | None = None
     inside: tuple[int, int] | None = None
+
+
+class _Patience:
+    """Console output of no characters now and then while a command works: GDB waits two seconds for an answer, and complains."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._over = threading.Event()
+        self._thread = HelperThread(self._wait, "kvmpy-gdb-patience")
+
+    def _wait(self) -> None:
+        while not self._over.wait(_PATIENCE):
+            try:
+                self._connection.send(b"O")
+            except Gone:
+                return
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
 
 
 @dataclass
@@ -479,7 +506,8 @@ class Session:
 
     def _command(self, rest: bytes) -> bytes:
         text = unhex(rest).decode("utf-8", "replace")
-        answer = self.monitor.do(text)
+        with _Patience(self.connection):
+            answer = self.monitor.do(text)
         if answer:
             self.say(answer if answer.endswith("\n") else answer + "\n")
         return OK

@@ -1,4 +1,4 @@
-"""The call stack of a vCPU, by whatever tells of each frame: call frame information, ORC, frame pointers, the stack's contents."""
+"""The call stack of a vCPU, by whatever tells of each frame: ORC, call frame information, frame pointers, the stack's contents."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 MOST_FRAMES = 64
 METHODS: tuple[tuple[str, Callable[[Stack, Cursor], Cursor | None]], ...] = (
-    ("cfi", by_cfi), ("orc", by_orc), ("frame pointer", by_frame_pointer), ("call", by_call),
+    ("orc", by_orc), ("cfi", by_cfi), ("frame pointer", by_frame_pointer), ("call", by_call),
     ("interrupt frame", by_interrupt), ("scan", by_scan),
 )  # fmt: skip
-"""In this order: the first that gives a frame with code behind it is taken."""
+"""In this order: the first that gives a frame with code behind it is taken. ORC before CFI, since a kernel's inline assembly that
+switches stacks stands in ORC alone."""
 
 
 @dataclass(frozen=True)
