@@ -50,6 +50,8 @@ def run(arguments: Namespace, watch: Watch | None = None) -> int:
     timeout = seconds(arguments.timeout)
     if arguments.until == "":
         raise ConfigError("--until: an empty text")
+    if arguments.gdb is None and (not arguments.gdb_wait or arguments.gdb_arch != "auto" or arguments.gdb_python):
+        raise ConfigError("--gdb-nowait, --gdb-arch and --gdb-python are about a stub: --gdb WHERE is wanted")
     ends = _ends(arguments)
     covering: str | None = getattr(arguments, "coverage", None)
     failures: list[HostError] = []

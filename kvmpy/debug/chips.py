@@ -58,7 +58,7 @@ def lapic_lines(vcpu: Any) -> list[str]:
     spurious = word(0xF0)
     lines = [
         f"local APIC: {mode}, base {base & ~0xFFF:#x}{', bootstrap processor' if base >> 8 & 1 else ''}, "
-        f"id {word(0x20) if mode == 'x2APIC' else word(0x20) >> 24:x}, version {word(0x30) & 0xFF:02x}",
+        f"id {word(0x20) if mode == 'x2APIC' else word(0x20) >> 24:x}, version {word(0x30) & 0xFF:#x}",
         f"  {'enabled' if spurious >> 8 & 1 else 'software disabled'}, spurious vector {spurious & 0xFF:02x}, TPR {word(0x80):02x}, "
         f"LDR {word(0xD0):08x}, DFR {word(0xE0):08x}, ESR {word(0x280):02x}",
         f"  ICR {word(0x310):08x}:{word(0x300):08x}",

@@ -93,6 +93,7 @@ def test_the_package_is_the_command_too():
 @pytest.mark.parametrize(
     "arguments",
     [[], ["fly"], ["run"], ["run", "--bogus"], ["run", "x", "--timeout", "soon"], ["run", "x", "--timeout", "-1"],
+     ["run", "x", "--gdb-python"], ["run", "x", "--gdb-nowait"], ["run", "x", "--gdb-arch", "i386"],
      ["run", "x", "--cpus", "many"], ["run", "x", "--cpus", "0"], ["run", "x", "--backend", "bochs"], ["run", "x", "--until", ""],
      ["run", "x", "--serial", "tty"], ["run", "x", "--serial", "stdio", "--serial", "stdio"], ["run", "x", "--memory", "lots"],
      ["run", "x", "--memory", "3"], ["run", "x", "--device", "nonsense"], ["run", "x", "--device", "no_such_module:X"],

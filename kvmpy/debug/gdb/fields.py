@@ -94,6 +94,16 @@ def _avx(arch: str) -> Feature:
     return Feature("org.gnu.gdb.i386.avx", tuple(Field(f"ymm{n}h", 128, "uint128") for n in range(count)))
 
 
+def _avx512(arch: str) -> Feature:
+    wide = arch == "x86-64"
+    fields = [Field(f"xmm{n}", 128, "vec128") for n in range(16, 32 if wide else 16)]
+    fields += [Field(f"ymm{n}h", 128, "uint128") for n in range(16, 32 if wide else 16)]
+    fields += [Field(f"k{n}", 64, "uint64") for n in range(8)]
+    fields += [Field(f"zmm{n}h", 256, "v2ui128") for n in range(32 if wide else 8)]
+    vectors = (*_VEC128, '<vector id="v2ui128" type="uint128" count="2"/>')
+    return Feature("org.gnu.gdb.i386.avx512", tuple(fields), vectors)
+
+
 def _system(arch: str) -> Feature:
     group = "system"
     fields = [] if arch == "x86-64" else [Field("fs_base", 64, "int64", group), Field("gs_base", 64, "int64", group)]
@@ -110,21 +120,23 @@ def _system(arch: str) -> Feature:
     return Feature(SYSTEM_FEATURE, tuple(fields), tuple(_flags_xml(name, 8, bits) for name, bits in FLAGS.items()))
 
 
-def features(arch: str, *, avx: bool) -> tuple[Feature, ...]:
-    """The features of an architecture's description, in order."""
+def features(arch: str, vectors: str = "") -> tuple[Feature, ...]:
+    """The features of an architecture's description, in order; `vectors` beyond SSE: "avx", "avx512" or none."""
     found = [_core(arch), _sse(arch)]
-    if avx:
+    if vectors:
         found.append(_avx(arch))
+    if vectors == "avx512":
+        found.append(_avx512(arch))
     if arch == "x86-64":
         found.append(Feature("org.gnu.gdb.i386.segments", (Field("fs_base", 64, "int"), Field("gs_base", 64, "int"))))
     return (*found, _system(arch))
 
 
-def target_xml(arch: str, *, avx: bool) -> str:
+def target_xml(arch: str, vectors: str = "") -> str:
     """The target description."""
     out = ['<?xml version="1.0"?>', '<!DOCTYPE target SYSTEM "gdb-target.dtd">', '<target version="1.0">']
     out.append(f"<architecture>{ARCHITECTURES[arch]}</architecture>")
-    for feature in features(arch, avx=avx):
+    for feature in features(arch, vectors):
         out.append(f'<feature name="{feature.name}">')
         out += feature.vectors
         for field in feature.fields:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from kvmpy import x86
+from kvmpy.boot.hardware import IOAPIC_BASE
 from kvmpy.debug.chips import lapic_lines, pic_lines
 from kvmpy.debug.code import listing
 from kvmpy.debug.gdb.fields import ARCHITECTURES
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
     from kvmpy.debug.gdb.session import Session
 
 _MOST_LINES = 4000
+_CHIPS = [(IOAPIC_BASE, IOAPIC_BASE + 0x1000, "I/O APIC (of the backend)")]
+_CHIP_PORTS = [
+    (0x20, 0x22, "8259 master (of the backend)"), (0x40, 0x44, "8254 (of the backend)"),
+    (0x61, 0x62, "8254 gate and speaker (of the backend)"), (0xA0, 0xA2, "8259 slave (of the backend)"),
+    (0x4D0, 0x4D2, "8259 trigger modes (of the backend)"),
+]  # fmt: skip
+"""What the bus does not have: chips of KVM, or of the software CPU in the same role."""
 Command = Callable[["Monitor", list[str]], str]
 
 
@@ -49,6 +57,8 @@ class Monitor:
                     return f"{' '.join(words[:count])}: {error}"
         if not words:
             return self.help([])
+        if words[0] == "info":
+            return "info: one of " + ", ".join(name[5:] for name in _COMMANDS if name.startswith("info "))
         return f"unknown command {line.strip()!r}; monitor help lists all"
 
     def help(self, _: list[str]) -> str:
@@ -115,12 +125,16 @@ class Monitor:
         machine = self.session.machine
         lines = ["memory"]
         lines += [
-            f"  {region.gpa:012x}-{region.end - 1:012x} {'ROM' if region.readonly else 'RAM'} {region.name}".rstrip()
+            f"  {region.gpa:012x}-{region.end - 1:012x} {'ROM' if region.readonly else 'RAM'}"
+            + (f" {region.name}" if region.name not in ("", "RAM") else "")
             for region in machine.memory.regions
         ]
-        for title, bus, width in (("MMIO", machine.mmio, 12), ("ports", machine.ports, 4)):
+        apic = int(self.session.current.sregs.apic_base)
+        local = [(apic & ~0xFFF, (apic & ~0xFFF) + 0x1000, "local APIC (of the backend)")] if apic >> 11 & 1 else []
+        for title, bus, chips, width in (("MMIO", machine.mmio, [*_CHIPS, *local], 12), ("ports", machine.ports, _CHIP_PORTS, 4)):
             lines.append(title)
-            lines += [f"  {entry.first:0{width}x}-{entry.end - 1:0{width}x} {entry.name}" for entry in bus.entries]
+            ranges = [*((entry.first, entry.end, entry.name) for entry in bus.entries), *chips]
+            lines += [f"  {first:0{width}x}-{end - 1:0{width}x} {name}" for first, end, name in sorted(ranges)]
         return "\n".join(lines)
 
     def exits(self, _: list[str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from functools import cached_property
 from typing import Any
 
 from kvmpy import x86
@@ -11,11 +13,15 @@ from kvmpy.debug.gdb.packets import BadPacket
 from kvmpy.regs import code_width
 
 _ALL = (1 << 64) - 1
+_VECTOR = re.compile(r"(k|xmm|ymm(?=\d+h)|zmm(?=\d+h))(\d+)h?")
 _TABLES = ("gdt", "idt")
 _SYSTEM_SEGMENTS = {"tr": "tr", "ldtr": "ldt"}
 # The XSAVE area's legacy region (SDM 1 10.5.1) and header (13.4.2), and the AVX part of the standard format.
 _FCW, _FSW, _FTW, _FOP, _FIP, _FDP, _MXCSR, _ST, _XMM, _XSTATE_BV, _YMM = 0, 2, 4, 6, 8, 16, 24, 32, 160, 512, 576
-_X87, _SSE, _AVX = 1, 2, 4
+_X87, _SSE, _AVX, _MASKS, _ZMM_HIGH, _HIGH_ZMM = 1, 2, 4, 1 << 5, 1 << 6, 1 << 7
+_SIZES = {_SSE: 256, _AVX: 256, _MASKS: 64, _ZMM_HIGH: 512, _HIGH_ZMM: 1024}
+_CPUID_XSAVE = 0xD
+"""Subleaf n tells in EBX where state component n lies in the standard format (SDM 2A, CPUID)."""
 
 
 class Registers:
@@ -49,9 +55,36 @@ class Registers:
         return self._get("sregs")
 
     @property
-    def has_avx(self) -> bool:
-        """CPUID.1:ECX.AVX of the vCPU's table."""
-        return any(entry.function == 1 and entry.ecx & 1 << 28 for entry in self.vcpu.get_cpuid())
+    def vectors(self) -> str:
+        """What the vCPU's CPUID table has beyond SSE: "avx512" (leaf 7: EBX.AVX512F), "avx" (leaf 1: ECX.AVX), or nothing."""
+        table = self.vcpu.get_cpuid()
+        if any(entry.function == 7 and not entry.index and entry.ebx & 1 << 16 for entry in table) and _HIGH_ZMM in self._places:
+            return "avx512"
+        return "avx" if any(entry.function == 1 and entry.ecx & 1 << 28 for entry in table) else ""
+
+    @cached_property
+    def _places(self) -> dict[int, int]:
+        """By component: where it lies in the XSAVE area, for those that have no fixed place."""
+        return {
+            1 << entry.index: int(entry.ebx)
+            for entry in self.vcpu.get_cpuid()
+            if entry.function == _CPUID_XSAVE and 5 <= entry.index <= 7 and entry.eax
+        }
+
+    def _vector_place(self, name: str) -> tuple[int, int, int] | None:
+        """State component, place in the XSAVE area and size of a part of a vector or mask register; None for any other name."""
+        found = _VECTOR.fullmatch(name)
+        if found is None:
+            return None
+        kind, number = found[1], int(found[2])
+        if kind == "k":
+            return _MASKS, self._places[_MASKS] + 8 * number, 8
+        if number < 16:
+            if kind == "zmm":
+                return _ZMM_HIGH, self._places[_ZMM_HIGH] + 32 * number, 32
+            return (_SSE, _XMM + 16 * number, 16) if kind == "xmm" else (_AVX, _YMM + 16 * number, 16)
+        inside, size = {"xmm": (0, 16), "ymm": (16, 16), "zmm": (32, 32)}[kind]
+        return _HIGH_ZMM, self._places[_HIGH_ZMM] + 64 * (number - 16) + inside, size
 
     def code_base(self) -> int:
         """What is added to the instruction pointer to make it linear."""
@@ -111,10 +144,9 @@ class Registers:
         return bytes(area[at : at + size]) if present else bytes(size)
 
     def _vector(self, name: str) -> int | bytes:
-        if name.startswith("xmm"):
-            return self._part(_XMM + 16 * int(name[3:]), 16, _SSE)
-        if name.startswith("ymm"):
-            return self._part(_YMM + 16 * int(name[3:-1]), 16, _AVX)
+        place = self._vector_place(name)
+        if place is not None:
+            return self._part(place[1], place[2], place[0])
         if name == "mxcsr":  # restored whenever SSE or AVX is asked for (SDM 1 13.8.1)
             return int.from_bytes(self._get("xsave")[_MXCSR : _MXCSR + 4], "little")
         if name.startswith("st"):
@@ -214,10 +246,9 @@ class Registers:
     def _write_vector(self, name: str, data: bytes) -> None:
         area = self._get("xsave")
         component, at = _X87, -1
-        if name.startswith("xmm"):
-            component, at = _SSE, _XMM + 16 * int(name[3:])
-        elif name.startswith("ymm"):
-            component, at = _AVX, _YMM + 16 * int(name[3:-1])
+        place = self._vector_place(name)
+        if place is not None:
+            component, at, _ = place
         elif name == "mxcsr":
             component, at = _SSE, _MXCSR
         elif name.startswith("st"):
@@ -238,10 +269,10 @@ class Registers:
             if component == _X87:
                 area[0:_MXCSR] = b"\x7f\x03" + bytes(_MXCSR - 2)
                 area[_ST:_XMM] = bytes(_XMM - _ST)
-            elif component == _SSE:
-                area[_XMM : _XMM + 256] = bytes(256)
             else:
-                area[_YMM : _YMM + 256] = bytes(256)
+                start = {_SSE: _XMM, _AVX: _YMM, **self._places}[component]
+                size = _SIZES[component]
+                area[start : start + size] = bytes(size)
         area[at : at + len(data)] = data
         area[_XSTATE_BV : _XSTATE_BV + 8] = (present | component).to_bytes(8, "little")
         self._put("xsave")
@@ -250,9 +281,9 @@ class Registers:
 class Layout:
     """The order of registers in packets, for one architecture."""
 
-    def __init__(self, arch: str, *, avx: bool) -> None:
+    def __init__(self, arch: str, vectors: str = "") -> None:
         self.arch = arch
-        self.fields = [field for feature in features(arch, avx=avx) for field in feature.fields]
+        self.fields = [field for feature in features(arch, vectors) for field in feature.fields]
         self.numbers = {field.name: number for number, field in enumerate(self.fields)}
         self.size = sum(field.size for field in self.fields)
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
+import stat
 import threading
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from kvmpy.debug.control import Control, Stop
+from kvmpy.debug.gdb.fields import ARCHITECTURES
 from kvmpy.debug.gdb.packets import Connection, Gone
 from kvmpy.debug.gdb.session import STOPPED_BY_DEBUGGER, Resume, Session
-from kvmpy.errors import ConfigError, HostError
+from kvmpy.errors import ConfigError, HostError, MissingCapability
 from kvmpy.threads import HelperThread
 from kvmpy.verdicts import Stopped, Verdict
 
@@ -30,14 +33,13 @@ def _open(where: str) -> tuple[socket.socket, str]:
         path = where[5:]
         if not path:
             raise ConfigError(f"gdb {where!r}: a path is wanted after unix:")
+        _make_room(where, path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            if os.path.exists(path) and not os.path.isfile(path):
-                os.unlink(path)  # what a server that has gone left behind
             listener.bind(path)
         except OSError as error:
             listener.close()
-            raise HostError(f"bind {path}", error.errno or 0) from None
+            raise HostError(f"gdb {where}", error.errno or 0) from None
         listener.listen(1)
         return listener, path
     host, _, port_text = where.rpartition(":")
@@ -54,10 +56,31 @@ def _open(where: str) -> tuple[socket.socket, str]:
         listener.bind(address)
     except OSError as error:
         listener.close()
-        raise HostError(f"bind {where}", error.errno or 0) from None
+        if error.errno == errno.EADDRINUSE:
+            raise MissingCapability(f"gdb {where}: the port is taken; another number, or :0 for any that is free") from None
+        raise HostError(f"gdb {where}", error.errno or 0) from None
     listener.listen(1)
     name = listener.getsockname()
     return listener, f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+
+
+def _make_room(where: str, path: str) -> None:
+    """Takes away the socket that a server which has gone left behind, and nothing else."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise MissingCapability(f"gdb {where}: there is something else than a socket; another path is wanted")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(1)
+            try:
+                probe.connect(path)
+            except ConnectionRefusedError:
+                os.unlink(path)
+            else:
+                raise MissingCapability(f"gdb {where}: somebody listens there; another path is wanted")
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise HostError(f"gdb {where}", error.errno or 0) from None
 
 
 class GdbServer:
@@ -67,6 +90,8 @@ class GdbServer:
     """
 
     def __init__(self, machine: Machine, where: str, *, wait: bool = True, arch: str = "auto", python: bool = False) -> None:
+        if arch not in ("auto", *ARCHITECTURES):
+            raise ConfigError(f"architecture {arch!r} for GDB: one of auto, {', '.join(ARCHITECTURES)} is wanted")
         self.machine = machine
         self.wait = wait
         self.arch = arch

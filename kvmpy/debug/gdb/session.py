@@ -130,7 +130,7 @@ class Session:
     @property
     def layout(self) -> Layout:
         if self._layout is None:
-            self._layout = Layout(self.arch, avx=self.registers[0].has_avx)
+            self._layout = Layout(self.arch, self.registers[0].vectors)
         return self._layout
 
     # State of a stop.
@@ -466,11 +466,11 @@ class Session:
         if parts[0] == b"features":
             if parts[2] != b"target.xml":
                 return b"E00"
-            text = target_xml(self.arch, avx=self.registers[0].has_avx)
+            text = target_xml(self.arch, self.registers[0].vectors)
         elif parts[0] == b"threads":
             text = "<?xml version=\"1.0\"?>\n<threads>\n" + "".join(
                 f'<thread id="{index + 1:x}" core="{index}" name="CPU {index}">{self._thread_text(index)}</thread>\n'
-                for index in range(len(self.registers))
+                for index in self._threads()
             ) + "</threads>\n"
         else:
             return UNKNOWN
@@ -486,8 +486,12 @@ class Session:
             lib.KVM_MP_STATE_HALTED: "halted", lib.KVM_MP_STATE_SIPI_RECEIVED: "starting",
         }.get(state, "running")  # fmt: skip
 
+    def _threads(self) -> range:
+        """Indices; none once the run has ended, where GDB would see a thread of no process."""
+        return range(0 if self.ended is not None else len(self.registers))
+
     def _first_threads(self, _: bytes) -> bytes:
-        return b"m" + b",".join(b"%x" % (index + 1) for index in range(len(self.registers)))
+        return b"m" + b",".join(b"%x" % (index + 1) for index in self._threads()) if self._threads() else b"l"
 
     def _extra_info(self, rest: bytes) -> bytes:
         index = self._thread_number(rest)

@@ -29,7 +29,7 @@ def client(image: Path) -> Iterator[Client]:
 
 
 def test_symbols_and_stacks(client: Client) -> None:
-    assert client.monitor("where").startswith("stop_here+") and "(inspected.c:" in client.monitor("where")
+    assert client.monitor("where").startswith("stop_here+") and "(tests/debug/inspected.c:" in client.monitor("where")
     stack = client.monitor("bt").split("\n")
     assert " stop_here+" in stack[0] and " trap+" in stack[3] and stack[3].endswith("interrupted") and " _start+" in stack[8]
     assert len(client.monitor("bt 2").strip().split("\n")) == 3 and "usage" in client.monitor("bt 1 2")
@@ -38,6 +38,19 @@ def test_symbols_and_stacks(client: Client) -> None:
     assert "=> 0x" in client.monitor("disas 2") and "LINEAR" in client.monitor("info tlb")
     assert "page walk of" in client.monitor("walk trap")
     assert all("no Linux" in client.monitor(word) for word in ("ps", "lsmod", "dmesg"))
+
+
+def test_the_map_has_the_chips_of_the_backend_too(client: Client) -> None:
+    lines = client.monitor("info mtree").split("\n")
+    assert "  0000fee00000-0000fee00fff local APIC (of the backend)" in lines and any("I/O APIC" in line for line in lines)
+    assert "  000000000000-0000007fffff RAM" in lines
+    assert client.monitor("info").startswith("info: one of registers, ") and "unknown command" in client.monitor("frob")
+
+
+def test_a_slow_command_keeps_the_debugger_patient(client: Client) -> None:
+    client.send("qRcmd," + b"py __import__('time').sleep(2.5)".hex())
+    answers = [client.receive() for _ in range(3)]
+    assert answers == [b"O", b"O", b"OK"]
 
 
 def test_python(client: Client) -> None:

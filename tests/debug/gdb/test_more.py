@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +15,9 @@ import pytest
 
 from kvmpy import ConfigError, GuestExit, Machine
 from kvmpy.backends import probe_kvm
-from tests.debug.gdb.stub import ROOT, answers, gdb, needs_binutils, needs_gdb
+from kvmpy.debug.gdb.registers import Registers
+from kvmpy.errors import MissingCapability
+from tests.debug.gdb.stub import BLOBS, ROOT, answers, gdb, needs_binutils, needs_gdb
 
 pytestmark = needs_binutils
 
@@ -116,3 +120,43 @@ def test_addresses_that_make_no_sense(machine: Machine) -> None:
     with machine.debug(":0") as server:
         assert server.address.startswith("127.0.0.1:")
     machine.debug("localhost:0").close()
+    with pytest.raises(ConfigError, match="one of auto, x86-64"):
+        machine.debug(":0", arch="vax")
+
+
+def test_what_stands_in_the_way_stays_there(machine: Machine, tmp_path: Path) -> None:
+    file, pipe, stale = tmp_path / "file", tmp_path / "pipe", tmp_path / "stale"
+    file.write_text("kept")
+    os.mkfifo(pipe)
+    for path in (file, pipe):
+        with pytest.raises(MissingCapability, match="something else than a socket"):
+            machine.debug(f"unix:{path}")
+        assert path.exists()
+    with socket.socket(socket.AF_UNIX) as gone:
+        gone.bind(str(stale))
+    with machine.debug(f"unix:{stale}") as server, Machine(memory="16M", backend="soft") as other:
+        assert server.address == str(stale)
+        with pytest.raises(MissingCapability, match="somebody listens there"):
+            other.debug(f"unix:{stale}")
+        assert stale.exists()
+    assert not stale.exists()
+    with Machine(memory="16M", backend="soft") as other, machine.debug(":0") as held, pytest.raises(MissingCapability, match="taken"):
+        other.debug(held.address)
+
+
+@needs_gdb
+@pytest.mark.skipif(not probe_kvm().available, reason="no KVM here")
+def test_masks_and_the_widest_vectors() -> None:
+    with Machine(memory="32M", backend="kvm", cpu="max") as machine:
+        machine.load(BLOBS / "hello64.elf")
+        if Registers(machine.cpu[0].vcpu).vectors != "avx512":
+            pytest.skip("KVM's guests have no AVX-512 here")
+        output, _ = gdb(machine, [
+            "set var $k1 = 0x1122334455667788", "set var $zmm1.v8_int64 = {1, 2, 3, 4, 5, 6, 7, 8}",
+            "set var $zmm20.v8_int64 = {9, 2, 3, 4, 5, 6, 7, 8}", "stepi", "print/x $k1", "print $zmm1.v8_int64", "print $ymm1.v4_int64",
+            "print $zmm20.v8_int64", "print $xmm20.v2_int64", "print $k7", "kill",
+        ])  # fmt: skip
+    said = answers(output)
+    assert "= 0x1122334455667788" in said["print/x $k1"] and "= 0" in said["print $k7"], output
+    assert "{1, 2, 3, 4, 5, 6, 7, 8}" in said["print $zmm1.v8_int64"] and "{1, 2, 3, 4}" in said["print $ymm1.v4_int64"]
+    assert "{9, 2, 3, 4, 5, 6, 7, 8}" in said["print $zmm20.v8_int64"] and "{9, 2}" in said["print $xmm20.v2_int64"]

@@ -57,7 +57,7 @@ def test_vector_and_x87_registers(client: Client) -> None:
     go_to(client, "user_start")
     from kvmpy.debug.gdb.registers import Layout
 
-    layout = Layout("x86-64", avx="i386.avx" in client.ask("qXfer:features:read:target.xml:0,4000"))
+    layout = Layout("x86-64", "avx" if "i386.avx" in client.ask("qXfer:features:read:target.xml:0,4000") else "")
     for name in ("xmm0", "xmm15", "ymm3h", "st0", "st7"):
         number, size = layout.numbers[name], layout.fields[layout.numbers[name]].size
         value = bytes(range(1, size + 1)).hex()
@@ -166,6 +166,7 @@ def test_restart_by_run_and_by_monitor(client: Client) -> None:
     assert "reset" in client.monitor("reset")
     assert client.ask("p10") == (0xFFFFFFF0).to_bytes(8, "little").hex()
     assert client.ask("c") == "W15"
+    assert client.ask("qfThreadInfo") == "l", "what has ended has no threads"
     assert client.ask("vRun;").startswith("T05")
     go_to(client, "user_loop")
     assert client.ask("vRun;").startswith("T05")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from kvmpy import Machine, MemoryAccessError
+from kvmpy.debug.types.dwarf import DwarfTypes
+from kvmpy.debug.types.model import Array
 from kvmpy.debug.types.value import PathError, split_path
 from tests.debug.build import HERE, compile_c, needs_gcc
 
@@ -85,3 +89,27 @@ def test_lines_to_and_fro(machine: Machine) -> None:
     assert machine.symbols.addresses("debug/inspected.c", line) == [address]
     assert machine.symbols.addresses("other.c", line) == [] and machine.symbols.addresses("inspected.c", 100000) == []
     assert machine.symbols.line(0x50) is None
+
+
+def test_of_many_units_only_those_with_the_name_are_read(tmp_path: Path) -> None:
+    texts = {
+        "one.c": "struct early { int a; }; struct early first; extern int grows[];",
+        "two.c": "struct late { long b; struct early *other; } second; int grows[5];",
+        "three.c": "struct early { int a; }; struct early *other; int third; void _start(void) {}",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    elf = tmp_path / "many.elf"
+    command = ["gcc", "-g", "-ffreestanding", "-nostdlib", "-static", "-no-pie", "-Wl,--emit-relocs", "-o", elf, *texts]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=30)
+    with Machine(memory="8M", backend="soft") as machine:
+        file = machine.symbols.add(elf)
+        (types,) = file.types
+        assert isinstance(types, DwarfTypes)
+        assert machine.symbols.type("struct late").size == 16 and len(types._seen) == 1
+        grows = machine.symbols.variable_type("grows")
+        assert isinstance(grows, Array) and grows.count == 5, "the definition's type, not the first declaration's"
+        assert machine.symbols.variable_type("nobody") is None and len(types._seen) <= 2
+        assert machine.symbols.variable_type("third") is not None and set(types.names()) >= {"struct early", "struct late"}
+        assert machine.symbols.addresses("three.c", 1) == [machine.symbol("_start")]
+        assert str(machine.symbols.line(machine.symbol("_start"))) == "three.c:1"
