@@ -54,14 +54,13 @@ static bool stores_noticed(Vm *vm, uint64_t phys)
 
 static bool stores_unnoticed(Vm *vm, TlbEntry *e) { return likely(!vm->verifier) || verify_unnoticed(vm, e); }
 
-static TlbEntry *fill(Cpu *c, const Insn *i, uint64_t linear, int access, bool implicit, TlbEntry *e)
+/* Gives the walk's error, or 0. */
+static uint32_t try_fill(Cpu *c, uint64_t linear, int access, bool implicit, TlbEntry *e)
 {
     TlbEntry out = {0};
     uint32_t error = mmu_walk(c, linear, access | (implicit ? ACCESS_IMPLICIT : 0), c->cpl == 3 && !implicit, &out);
-    if (unlikely(error)) {
-        c->stat[STAT_PAGE_FAULTS]++;
-        raise_page_fault(c, i, linear, error & 0x7fffffff);
-    }
+    if (unlikely(error))
+        return error;
     c->stat[STAT_TLB_FILLS]++;
     uint64_t page = linear & ~0xfffull;
     if (unlikely(c->vm->verifier))
@@ -75,7 +74,7 @@ static TlbEntry *fill(Cpu *c, const Insn *i, uint64_t linear, int access, bool i
     e->flags &= ~(TLBF_MMIO | TLBF_ROM);
     if (!slot || (c->lapic && chips_claims(c->vm->chips, c, out.phys))) {
         e->flags |= TLBF_MMIO;
-        return e;
+        return 0;
     }
     e->host = (uintptr_t)(slot->host + (out.phys - slot->gpa));
     e->addend = (uintptr_t)e->host - (uintptr_t)page;
@@ -84,7 +83,7 @@ static TlbEntry *fill(Cpu *c, const Insn *i, uint64_t linear, int access, bool i
     if (out.flags & TLBF_X)
         e->exec = page;
     if (watched_page(c, page))
-        return e;
+        return 0;
     if (out.flags & TLBF_R)
         e->read = page;
     if (slot->dirty && access == ACCESS_WRITE) {
@@ -96,8 +95,20 @@ static TlbEntry *fill(Cpu *c, const Insn *i, uint64_t linear, int access, bool i
         if ((!slot->dirty || (slot->dirty[n >> 6] >> (n & 63) & 1)) && stores_unnoticed(c->vm, e))
             e->write = page;
     }
+    return 0;
+}
+
+static TlbEntry *fill(Cpu *c, const Insn *i, uint64_t linear, int access, bool implicit, TlbEntry *e)
+{
+    uint32_t error = try_fill(c, linear, access, implicit, e);
+    if (unlikely(error)) {
+        c->stat[STAT_PAGE_FAULTS]++;
+        raise_page_fault(c, i, linear, error & 0x7fffffff);
+    }
     return e;
 }
+
+static uint32_t needed(int access) { return access == ACCESS_READ ? TLBF_R : access == ACCESS_WRITE ? TLBF_W : TLBF_X; }
 
 /* The entry for one access inside a page, filled and permitted; raises the fault where it is not. */
 static TlbEntry *entry(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, int access, bool implicit)
@@ -107,7 +118,6 @@ static TlbEntry *entry(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, int
     if (!in_long_mode(c))
         linear = (uint32_t)linear;
     TlbEntry *e = &fill_table(c, implicit)[linear >> 12 & (TLB_SIZE - 1)];
-    uint32_t need = access == ACCESS_READ ? TLBF_R : access == ACCESS_WRITE ? TLBF_W : TLBF_X;
     uint64_t page = linear & ~0xfffull;
     if (e->linear != page && e[TLB_SIZE].linear == page) {
         if (unlikely(c->vm->verifier))
@@ -116,9 +126,20 @@ static TlbEntry *entry(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, int
         *e = e[TLB_SIZE];
         e[TLB_SIZE] = first;
     }
-    if (e->linear != page || !(e->flags & need))
+    if (e->linear != page || !(e->flags & needed(access)))
         return fill(c, i, linear, access, implicit, e);
     return e;
+}
+
+const TlbEntry *mem_fill(Cpu *c, uint64_t linear, int access)
+{
+    uint64_t page = linear & ~0xfffull;
+    if (in_64bit(c) ? !is_canonical(linear) : linear >> 32)
+        return NULL;
+    TlbEntry *e = &fill_table(c, false)[linear >> 12 & (TLB_SIZE - 1)];
+    if ((e->linear == page && e->flags & needed(access)) || e[TLB_SIZE].linear == page || try_fill(c, linear, access, false, e))
+        return NULL;
+    return (access == ACCESS_READ ? e->read : e->write) == page ? e : NULL;
 }
 
 static void check_alignment(Cpu *c, const Insn *i, uint64_t linear, unsigned size)

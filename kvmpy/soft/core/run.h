@@ -62,6 +62,7 @@ struct RunState {
     Insn alone[2];
     Insn single[2];   /* of a block, executed by its handler for translated code; behind it the way back there */
     Insn atomic[2];   /* a locked instruction by its handler, with the other vCPUs stopped */
+    bool stale;       /* a walk for translated code has dropped translations: it is left behind the next instruction */
     int64_t entered;  /* translated code runs: the budget up to which its instructions are counted */
     Insn boundary[2]; /* stands for "no instruction" during event delivery */
     LogEntry log[LOG_MAX];

@@ -71,7 +71,8 @@ static uint64_t single(Cpu *c, const Insn *i)
         return LEFT_RIP;
     if (next != r->single + 1)
         return (uintptr_t)next;
-    if (unlikely(code_epoch(c->vm) != epoch || c->vm->translator->drops != drops)) { /* perhaps it has overwritten what follows it */
+    if (unlikely(code_epoch(c->vm) != epoch || c->vm->translator->drops != drops || r->stale)) { /* perhaps it has overwritten what follows */
+        r->stale = false;
         c->budget += r->single[1].left;
         return LEFT_RIP;
     }
@@ -105,6 +106,21 @@ uint64_t translated_fallback(Cpu *c, uint64_t what)
     c->run->entered = c->budget + (left == 0 ? i->left - 1 : left == LEFT_RIP ? 0 : (int64_t)rest_of(left));
     c->budget -= BLOCK_MAX + (left == 0 ? behind : 0);
     return left;
+}
+
+Found translated_fill(Cpu *c, uint64_t linear, int access)
+{
+    const Found none = {0, ~0ull};
+    bool taken = core_take(c);
+    uint64_t drops = c->vm->translator->drops;
+    /* another vCPU may have stopped this one: with the handler translated code is left, before it uses an address found earlier */
+    const TlbEntry *e = c->attention ? NULL : mem_fill(c, linear, access);
+    if (unlikely(c->vm->translator->drops != drops)) { /* accessed and dirty bits were set among code */
+        c->run->stale = true;
+        e = NULL;
+    }
+    core_give(c, taken);
+    return e ? (Found){e->host, linear & 0xfff} : none;
 }
 
 /* The thread's GS base is c from now on: nothing else in a process of this ABI needs GS for long. */

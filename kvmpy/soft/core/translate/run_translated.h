@@ -18,4 +18,11 @@ typedef struct {
 /* Executes the last instruction of a block by its handler, which does not chain (see handler_chains); all state is in memory. */
 Way translated_finish(Cpu *c, const Insn *i);
 
+/* The page of an access that the TLB does not hold: its host address and the offset in it, which is a large number where the
+   instruction's handler must do the access. */
+typedef struct {
+    uint64_t host, offset;
+} Found;
+Found translated_fill(Cpu *c, uint64_t linear, int access);
+
 #endif

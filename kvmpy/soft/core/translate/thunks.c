@@ -120,6 +120,18 @@ static void pop(Code *e, int reg)
         put8(e, 0x41);
     put8(e, 0x58 | (reg & 7));
 }
+static void call_rax(Code *e)
+{
+    put8(e, 0xff);
+    put8(e, 0xd0);
+}
+
+static void jump_rax(Code *e)
+{
+    put8(e, 0xff);
+    put8(e, 0xe0);
+}
+
 static void add_rsp(Code *e, int n)
 {
     emit_op(e, 0x83 | OP_W, 0, rm_reg(H_RSP));
@@ -131,15 +143,41 @@ const size_t tlb_tables[TABLES] = {
 };
 const size_t tlb_tags[CHECK_KINDS] = {[CHECK_READ] = offsetof(TlbEntry, read), [CHECK_WRITE] = offsetof(TlbEntry, write)};
 
-/* rcx: the address less the first way's tag; rax: the entry's index times its size. */
+/* Calls compiled code with what it may change but rax and rcx kept: for where the vectors are not live. rsp is 8 off a multiple of 16. */
+static const int volatiles[] = {H_RDX, H_RSI, H_RDI, H_R8, H_R9, H_R10, H_R11};
+
+/* rcx = the offset in its page of the address in rcx, and rax = the page's host address, by translated_fill. */
+static void emit_fill(Code *e, unsigned kind)
+{
+    for (unsigned n = 0; n < ARRAY_SIZE(volatiles); n++)
+        push(e, volatiles[n]);
+    emit_load(e, H_RDI, rm_gs(offsetof(Cpu, self)));
+    emit_mov(e, H_RSI, H_RCX);
+    emit_constant(e, H_RDX, kind == CHECK_READ ? ACCESS_READ : ACCESS_WRITE);
+    emit_constant(e, H_RAX, (uintptr_t)translated_fill);
+    call_rax(e);
+    emit_mov(e, H_RCX, H_RDX);
+    for (unsigned n = ARRAY_SIZE(volatiles); n-- > 0;)
+        pop(e, volatiles[n]);
+}
+
+/* rcx: the address less the first way's tag; rax: the entry's index times its size. What the second way does not hold is walked for. */
 static void emit_second_way(Code *e, unsigned table, unsigned kind, unsigned size)
 {
     const size_t first = tlb_tables[table] + tlb_tags[kind], way = TLB_SIZE * sizeof(TlbEntry);
     emit_op(e, 0x03 | OP_W, H_RCX, rm_gs_index(H_RAX, first)); /* add */
     emit_op(e, 0x2b | OP_W, H_RCX, rm_gs_index(H_RAX, way + first)); /* sub */
+    emit_compare_offset(e, size);
+    uint8_t *miss = emit_jcc(e, CC_A);
     emit_load(e, H_RAX, rm_gs_index(H_RAX, tlb_tables[table] + way + offsetof(TlbEntry, host)));
-    if (size)
-        emit_compare_offset(e, size);
+    put8(e, 0xc3);
+    set_rel32(miss, e->p);
+    compare_live(e, VECTORS_NONE);
+    uint8_t *live = emit_jcc(e, CC_NE);
+    emit_op(e, 0x03 | OP_W, H_RCX, rm_gs_index(H_RAX, way + first)); /* add */
+    emit_fill(e, kind);
+    set_rel32(live, e->p);
+    emit_compare_offset(e, size);
     put8(e, 0xc3);
 }
 
@@ -149,7 +187,7 @@ static void emit_second_ways(Code *e, struct Translator *t)
         for (unsigned kind = 0; kind < CHECK_KINDS; kind++)
             for (unsigned n = 0; n <= SECOND_SIZES; n++) {
                 t->second[table][kind][n] = executable(t, e->p);
-                emit_second_way(e, table, kind, n < SECOND_SIZES ? 1u << n : 0);
+                emit_second_way(e, table, kind, n < SECOND_SIZES ? 1u << n : 1);
             }
 }
 
@@ -192,18 +230,6 @@ static void emit_leaves(Code *e, struct Translator *t)
     emit_store(e, rm_gs(offsetof(Cpu, rip)), H_RCX);
     emit_constant(e, H_RAX, 0);
     emit_jump(e, t, t->exit);
-}
-
-static void call_rax(Code *e)
-{
-    put8(e, 0xff);
-    put8(e, 0xd0);
-}
-
-static void jump_rax(Code *e)
-{
-    put8(e, 0xff);
-    put8(e, 0xe0);
 }
 
 static void emit_enter(Code *e, struct Translator *t)

@@ -77,8 +77,8 @@ struct Translator {
     const uint8_t *exit;        /* spill registers, leave with rax */
     const uint8_t *refuse;      /* rcx: RIP is set to it; leave */
     const uint8_t *piece[PIECES][2];
-    /* After a check that failed: rcx = offset in the page of the entry's second way, or a large number, compared for accesses of 1 << n
-       bytes (the last: not compared); rax = the page's host address. */
+    /* After a check that failed: the second way, then a walk. rcx = offset in the page, or a large number, compared as for accesses of
+       1 << n bytes (the last: of one); rax = the page's host address. */
     const uint8_t *second[TABLES][CHECK_KINDS][SECOND_SIZES + 1];
     const uint8_t *load_vectors[VECTORS_WHOLE + 1]; /* by VECTORS_*: makes what is live be that */
 };
