@@ -139,7 +139,7 @@ class GuestMachine(Machine):
             if found is not None:
                 return found
         unread = bytes(self.output.data[self.output.position :])
-        text = unread[-TAIL:].decode("utf-8", "replace")
+        text = unread[-TAIL:].decode("utf-8", "replace").rstrip("\n")
         line = self.output.begun_line() if b"^" in wanted.pattern else ""
         raise GuestError(
             f"no match for {wanted.pattern.decode('utf-8', 'replace')!r} on the serial port: {self.how_it_ended(timeout)}\n"

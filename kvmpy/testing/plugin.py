@@ -259,11 +259,13 @@ def _hide_own_frames(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
 
 def _add_properties(item: pytest.Item, machine: GuestMachine, which: str) -> None:
     """What JUnit's XML shows as properties of the test, passed or failed."""
+    from kvmpy.debug.textscreen import readable
+
     item.user_properties.append((f"kvmpy backend{which}", machine.vm.name))
     item.user_properties.append((f"kvmpy verdict{which}", str(machine.last)))
     if output := machine.output.text:
         item.user_properties.append((f"kvmpy serial{which}", output[-MOST_OUTPUT:]))
-    if screen := machine.screen.text:
+    if screen := readable(machine.memory):
         item.user_properties.append((f"kvmpy screen{which}", screen))
     if log := machine.guest_log:
         item.user_properties.append((f"kvmpy log{which}", "\n".join(log)[-MOST_OUTPUT:]))
@@ -273,9 +275,11 @@ def _add_properties(item: pytest.Item, machine: GuestMachine, which: str) -> Non
 
 def _add_sections(item: pytest.Item, when: str, machine: GuestMachine, which: str, failed: bool) -> None:
     """Shown beside a failure. What is called stdout also goes into JUnit's system-out, where that is asked for."""
+    from kvmpy.debug.textscreen import readable
+
     if output := machine.output.text:
         item.add_report_section(when, f"stdout of guest{which} (COM1)", output[-MOST_OUTPUT:])
-    if screen := machine.screen.text:
+    if screen := readable(machine.memory):
         item.add_report_section(when, f"stdout of guest{which} (screen)", screen)
     if log := machine.guest_log:
         item.add_report_section(when, f"stdout of guest{which} (log)", "\n".join(log)[-MOST_OUTPUT:])

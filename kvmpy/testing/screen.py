@@ -8,16 +8,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from kvmpy.errors import ConfigError, MemoryAccessError
+from kvmpy.debug.textscreen import rows
+from kvmpy.errors import ConfigError
 from kvmpy.verdicts import Stopped
 
 if TYPE_CHECKING:
     from kvmpy.testing.machine import GuestMachine
 
-ADDRESS, COLUMNS, ROWS = 0xB8000, 80, 25
-GLYPHS = " ☺☻♥♦♣♠•◘○◙♂♀♪♫☼►◄↕‼¶§▬↨↑↓→←∟↔▲▼"
-"""What code page 437 shows for 0 to 31."""
-_TABLE = [*GLYPHS, *bytes(range(32, 127)).decode("ascii"), "⌂", *bytes(range(128, 255)).decode("cp437"), " "]
 PERIOD = {"host": 10_000_000, "virtual": 1_000_000}
 """Nanoseconds of the machine's clock between two looks of one who waits for text."""
 
@@ -31,12 +28,7 @@ class Screen:
     @property
     def rows(self) -> list[str]:
         """The 25 rows, without the spaces at their ends."""
-        try:
-            cells = bytes(self._machine.memory.read(ADDRESS, 2 * COLUMNS * ROWS))
-        except MemoryAccessError:  # a machine with less memory
-            return [""] * ROWS
-        text = [_TABLE[code] for code in cells[::2]]
-        return ["".join(text[at : at + COLUMNS]).rstrip() for at in range(0, COLUMNS * ROWS, COLUMNS)]
+        return rows(self._machine.memory)
 
     @property
     def text(self) -> str:

@@ -177,7 +177,7 @@ def test_it(soft_machine, assemble):
     soft_machine.screen.wait_for_text("login", timeout=2)
 """, "--junitxml=out.xml")
     assert re.search(r"no match for 'login' on the screen: the guest ended \(halted.*\nE +it shows:\nE +H!", done.stdout)
-    assert "Captured stdout of guest (screen) call" in done.stdout
+    assert "Captured stdout of guest (screen) call" in done.stdout and "\nthe text screen\n  H!" in done.stdout
     assert 'name="kvmpy screen" value="H!"' in (tmp_path / "out.xml").read_text()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from kvmpy import ConfigError, GuestExit
+from kvmpy.debug.textscreen import readable
 from kvmpy.testing.machine import GuestError
 
 LINUX = Path(__file__).resolve().parents[2] / ".cache" / "guests" / "vmlinuz"
@@ -60,6 +61,14 @@ def test_an_empty_screen_says_so(make_machine: Any, assemble: Any) -> None:
             machine.screen.wait_for_text("x")
     with pytest.raises(ConfigError, match="'x\\[' is no regular expression"):
         machine.screen.wait_for_text("x[")
+
+
+def test_other_data_is_not_shown_as_a_screen(soft_machine: Any) -> None:
+    assert readable(soft_machine.memory) == ""
+    soft_machine.memory.write(0xB8000, bytes(range(256)) * 8)
+    assert readable(soft_machine.memory) == "" and "☻♦" in soft_machine.screen.text
+    soft_machine.memory.write(0xB8000, b"".join(bytes((code, 7)) for code in b"ok".ljust(2000)))
+    assert readable(soft_machine.memory) == "ok"
 
 
 def test_the_bios_writes_there(soft_machine: Any, assemble: Any) -> None:

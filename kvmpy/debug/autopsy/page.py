@@ -13,6 +13,7 @@ from kvmpy.debug.autopsy.standin import stand_in
 from kvmpy.debug.autopsy.tables import Tables
 from kvmpy.debug.autopsy.waiting import HALTED, RUNNING, Waiting
 from kvmpy.debug.code import LONGEST, can_disassemble, disassemble, read_linear
+from kvmpy.debug.textscreen import readable
 from kvmpy.errors import ImageError, KvmpyError, TraceError
 from kvmpy.exits import reason_name
 from kvmpy.history import Delivery, ExitNote
@@ -83,6 +84,7 @@ def autopsy(machine: Machine, verdict: Verdict | None) -> Autopsy:
         "vcpus": vcpus,
         "touched": touched(machine),
         "output": [printable(line) for line in machine.last_output().decode("utf-8", "replace").splitlines()[-_OUTPUT:]],
+        "screen": _screen(machine),
         "messages": messages,
     }
     _look_ahead(machine, verdict, data)
@@ -118,6 +120,13 @@ def _name(machine: Machine, address: int) -> str:
         return str(machine.symbols.text(address))
     except ImageError:
         return ""
+
+
+def _screen(machine: Machine) -> list[str]:
+    """What stands in text memory and was not written to the serial port as well."""
+    said = machine.last_output().decode("utf-8", "replace")
+    found = [line for line in readable(machine.memory).splitlines() if line.strip()]
+    return found if any(line.strip() not in said for line in found) else []
 
 
 def _vcpu(machine: Machine, index: int, *, whole: bool) -> dict[str, Any]:
@@ -355,4 +364,5 @@ def render(data: dict[str, Any]) -> list[str]:
     lines += _section("the kernel's last messages", data["messages"])
     if not data["messages"] or data["output"][-1:] != data["messages"][-1:]:
         lines += _section("the end of the serial output", data["output"])
+    lines += _section("the text screen", data.get("screen", []))
     return lines
