@@ -10,13 +10,14 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from kvmpy.cli import status
-from kvmpy.cli.main import tell
+from kvmpy.cli.main import say, tell
 from kvmpy.cli.run import run, symbol_file
 from kvmpy.errors import ConfigError, HostError, ImageError, TraceError
 from kvmpy.trace.event import Event
 from kvmpy.trace.formats import Format, Saved, about_machine, format_of, is_trace, make_format, open_trace
 from kvmpy.trace.summary import PARTS, TRACED, Summary
 from kvmpy.trace.text import TextFormat
+from kvmpy.trace.tracer import SERVED
 from kvmpy.trace.words import Symbols
 from kvmpy.verdicts import Stopped
 
@@ -159,6 +160,11 @@ class _Live:
         self._symbols = machine.symbols
         machine.symbols.where(0)  # reads the files now, not at the first event
         chosen = read_filter(arguments.events, machine.symbols)
+        if chosen is not None and not arguments.quiet:
+            lacking = chosen.kinds - chosen.named - SERVED - machine.vm.traceable - {"ioctl"}
+            if lacking:
+                who = "vCPUs in parallel do" if machine.vm.name == "soft" else f"{machine.vm.name} does"
+                say(f"{who} not tell of {', '.join(sorted(lacking))} (the software CPU does, its vCPUs in turns)")
         if not self._count and arguments.output and output_format(arguments) == "binary":
             self._end = machine.trace_file(arguments.output, *([chosen] if chosen else [])).close  # without Python, where it can
             return

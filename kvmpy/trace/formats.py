@@ -75,11 +75,11 @@ def make_format(name: str, file: BinaryIO, symbols: Symbols | None, about: dict[
 
 
 def is_trace(path: str) -> bool:
-    """Does the file hold a trace that `open_trace` reads? False also where it cannot be read at all."""
+    """Is the file a trace, for `open_trace` to read or to refuse? False also where it cannot be read at all."""
     try:
         if os.path.isfile(path):
             with open(path, "rb") as file:
-                return _kind(file) is not None
+                return _kind(file) is not None or format_of(path) == "perfetto"
     except OSError:
         pass
     return False
@@ -101,6 +101,8 @@ def open_trace(file: BinaryIO, path: str) -> Saved:
         from kvmpy.trace.binary import BinaryFile
 
         return BinaryFile(file, path)
+    if kind is None and format_of(path) == "perfetto":
+        raise TraceError(f"{path}: Perfetto's format is for ui.perfetto.dev; kvmpy reads what it writes to .trace and .jsonl")
     if kind is None:
         raise TraceError(f"{path}: not a trace (kvmpy trace -o FILE.trace writes one)")
     from kvmpy.trace.jsonl import JsonlFile

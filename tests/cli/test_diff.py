@@ -57,6 +57,11 @@ def test_traces(image: Path, tmp_path: Path) -> None:
         assert kvmpy("trace", "-q", "--backend", "soft", "--boot", "flat16", "-o", traces[-1], image).returncode == 0
     done = kvmpy("diff", *traces)
     assert done.returncode == 1 and "difference in event 0" in done.stdout and "0x41 against 0x42" in done.stdout
+    other = tmp_path / "other.trace"
+    image.write_bytes(bytes.fromhex("b90500 0fa2 b000 e6f4"))
+    assert kvmpy("trace", "-q", "--backend", "soft", "--boot", "flat16", "-e", "cpuid", "-o", other, image).returncode == 0
+    kinds = kvmpy("diff", traces[0], other).stdout
+    assert "what: io against cpuid" in kinds and "None" not in kinds and "what came before" not in kinds
     copy = tmp_path / "copy.trace"
     copy.write_bytes(traces[0].read_bytes())
     assert kvmpy("diff", traces[0], copy).returncode == 0

@@ -234,7 +234,7 @@ def test_names_of_a_saved_trace(tmp_path: Path) -> None:
     assert "asked_for+0x20" in kvmpy("trace", file, "--symbols", table).stdout
 
 
-@pytest.mark.parametrize("choice", [(), ("-e", "all")], ids=["python", "core"])
+@pytest.mark.parametrize("choice", [(), ("-e", "all")], ids=["plain", "all"])
 def test_binary_traces(choice: tuple[str, ...], guest: Path, tmp_path: Path) -> None:
     file = tmp_path / "t.trace"
     done = live(guest, *choice, "-o", file)
@@ -254,6 +254,21 @@ def test_binary_traces(choice: tuple[str, ...], guest: Path, tmp_path: Path) -> 
 def test_a_kind_that_a_machine_does_not_have(guest: Path) -> None:
     done = live(guest, "-e", "ioctl")
     assert done.returncode == 64 and "ioctl" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_what_all_leaves_out_is_said(guest: Path) -> None:
+    said = "vCPUs in parallel do not tell of cpuid, exception, hypercall, irq"
+    assert said in live(guest, "-e", "all", "--smp", "2,parallel").stderr
+    assert said not in live(guest, "-e", "all", "--smp", "2").stderr
+    assert said not in live(guest, "-e", "io", "--smp", "2,parallel").stderr
+
+
+def test_a_file_for_perfetto_is_not_read_again(guest: Path, tmp_path: Path) -> None:
+    file = tmp_path / "t.pftrace"
+    assert live(guest, "-o", file).returncode == 5
+    for command in ("trace", "report"):
+        done = kvmpy(command, file)
+        assert done.returncode == 65 and "ui.perfetto.dev" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
