@@ -90,6 +90,9 @@ class Machine(Inspection):
             raise ConfigError(f"clock {clock!r}: one of host, virtual")
         if on_reset not in REASONS_TO_REBOOT:
             raise ConfigError(f"on_reset {on_reset!r}: one of {', '.join(REASONS_TO_REBOOT)}")
+        for option, given in (("devices", devices), ("net", net), ("disks", disks)):
+            if isinstance(given, (str, os.PathLike)):
+                raise ConfigError(f"{option}={os.fspath(given)!r}: a list is wanted: {option}=[{os.fspath(given)!r}]")
         self._closers: list[Callable[[], None]] = []
         self._boot: Callable[[], None] | None = None
         self._faults: Any = None

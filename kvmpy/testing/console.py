@@ -24,6 +24,8 @@ def compiled(pattern: Pattern) -> re.Pattern[bytes]:
         return re.compile(pattern.pattern.encode(), pattern.flags & ~re.UNICODE)
     try:
         return re.compile(pattern.encode() if isinstance(pattern, str) else pattern, re.MULTILINE)
+    except TypeError:
+        raise ConfigError(f"expect: {pattern!r} is no regular expression: text or bytes are wanted") from None
     except re.error as error:
         raise ConfigError(f"expect: {pattern!r} is no regular expression: {error} (re.escape makes one of plain text)") from None
 

@@ -167,6 +167,8 @@ class GuestMachine(Machine):
 
     def send(self, text: str | bytes) -> None:
         """Input for COM1; the guest gets it when it runs and reads."""
+        if not isinstance(text, (str, bytes)):
+            raise ConfigError(f"send: {text!r}: text or bytes are wanted")
         self.output.send(text)
 
     def run_until(
@@ -223,8 +225,11 @@ class GuestMachine(Machine):
         return self.channel.timestamps
 
     def elapsed(self, first: str, last: str) -> int:
-        """Nanoseconds of the machine's clock between the first moments of these names. KeyError where one is missing."""
+        """Nanoseconds of the machine's clock between the first moments of these names. GuestError where one is missing."""
+        __tracebackhide__ = True
         times: dict[str, int] = {}
         for one in self.channel.timestamps:
             times.setdefault(one.name, one.time)
+        if missing := [name for name in (first, last) if name not in times]:
+            raise GuestError(f"the guest named no moment {missing[0]!r}; it named {', '.join(map(repr, times)) or 'none'}")
         return times[last] - times[first]

@@ -159,6 +159,15 @@ def test_words_that_are_wrong(soft_machine: Any, assemble: Any) -> None:
         soft_machine.run_until("nowhere")
     with pytest.raises(ConfigError, match="0 instructions"):
         soft_machine.run_until(instructions=0)
+    with pytest.raises(ConfigError, match="expect: None is no regular expression"):
+        soft_machine.expect(None)
+    with pytest.raises(ConfigError, match="send: 5: text or bytes"):
+        soft_machine.send(5)
+    with pytest.raises(GuestError, match="named no moment 'boot'; it named none"):
+        soft_machine.elapsed("boot", "shell")
+    for option in ("disks", "net", "devices"):
+        with pytest.raises(ConfigError, match=rf"{option}='one': a list is wanted: {option}=\['one'\]"):
+            GuestMachine(**{option: "one"})
     with pytest.raises(ConfigError, match="serial: a machine under test has its own"):
         GuestMachine(serial="stdio")
     with pytest.raises(ConfigError, match="timeout 0"):
