@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 
+from kvmpy.errors import HostError
 from kvmpy.kvm.files import KvmFile
 from kvmpy.native import ffi
 
@@ -41,6 +43,24 @@ class Statistics:
             os.close(fd)
 
 
-def open_statistics(file: KvmFile) -> Statistics:
-    """Raises HostError (ENOTTY) on kernels older than 5.14."""
-    return Statistics(file.ioctl("KVM_GET_STATS_FD"))
+class StatisticsFile:
+    """The statistics of one VM or vCPU, opened when they are first asked for."""
+
+    def __init__(self) -> None:
+        self._open: Statistics | None = None
+
+    def read(self, owner: KvmFile) -> dict[str, int]:
+        """Counters by name; empty where the kernel has none (before Linux 5.14)."""
+        if self._open is None:
+            try:
+                self._open = Statistics(owner.ioctl("KVM_GET_STATS_FD"))
+            except HostError as error:
+                if error.errno in (errno.ENOTTY, errno.EINVAL, errno.ENOSYS):
+                    return {}
+                raise
+        return self._open.read()
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._open.close()
+            self._open = None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kvmpy.errors import ConfigError, HostError
 from kvmpy.kvm.events import CoalescedWrite
 from kvmpy.kvm.files import PAGE, KvmFile, Mapping
-from kvmpy.kvm.stats import Statistics, open_statistics
+from kvmpy.kvm.stats import StatisticsFile
 from kvmpy.native import CData, check, ffi, lib
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class KvmVcpu(KvmFile):
         self._runner = ffi.new("struct kvm_runner *")
         # Every exit is noted with its RIP; this spares the call for it.
         self.record.kvm_valid_regs = vm.check_extension(lib.KVM_CAP_SYNC_REGS) & lib.KVM_SYNC_X86_REGS
-        self._statistics: Statistics | None = None
+        self._statistics = StatisticsFile()
         self._dirty_ring: Mapping | None = None
         self._dirty_next = ffi.new("uint32_t *")
         self._dirty_entries = vm.dirty_ring_entries
@@ -302,14 +302,7 @@ class KvmVcpu(KvmFile):
 
     def statistics(self) -> dict[str, int]:
         """Counters of the vCPU by name (KVM_GET_STATS_FD); empty where the kernel has none."""
-        if self._statistics is None:
-            try:
-                self._statistics = open_statistics(self)
-            except HostError as error:
-                if error.errno in (errno.ENOTTY, errno.EINVAL, errno.ENOSYS):
-                    return {}
-                raise
-        return self._statistics.read()
+        return self._statistics.read(self)
 
     def close(self) -> None:
         """Lets the kernel's vCPU go. The record stays readable."""
@@ -317,7 +310,5 @@ class KvmVcpu(KvmFile):
             self._mapping.detach()
             if self._dirty_ring is not None:
                 self._dirty_ring.detach()
-            if self._statistics is not None:
-                self._statistics.close()
-                self._statistics = None
+            self._statistics.close()
         super().close()

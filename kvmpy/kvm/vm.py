@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 
 from kvmpy.errors import HostError, KvmpyError
 from kvmpy.kvm.dirty import DirtyPart
 from kvmpy.kvm.events import EventPart
 from kvmpy.kvm.irqchip import IrqchipPart
 from kvmpy.kvm.msrs import MsrPart
-from kvmpy.kvm.stats import Statistics, open_statistics
+from kvmpy.kvm.stats import StatisticsFile
 from kvmpy.kvm.vcpu import KvmVcpu
 from kvmpy.native import CData, ffi, lib
 
@@ -31,7 +30,7 @@ class KvmVm(IrqchipPart, EventPart, DirtyPart, MsrPart):
         super().__init__(fd)
         self._record_size = record_size
         self.vcpus: dict[int, KvmVcpu] = {}
-        self._statistics: Statistics | None = None
+        self._statistics = StatisticsFile()
         # Hosts without VMX refuse or ignore these; where they matter, KVM_RUN says so.
         with contextlib.suppress(HostError):
             self.set_identity_map_address(IDENTITY_MAP_ADDRESS)
@@ -56,9 +55,8 @@ class KvmVm(IrqchipPart, EventPart, DirtyPart, MsrPart):
         """Ends the VM: vCPUs, statistics, event descriptors' bindings and the descriptor itself."""
         for vcpu in list(getattr(self, "vcpus", {}).values()):
             vcpu.close()
-        if getattr(self, "_statistics", None) is not None:
-            self._statistics.close()  # type: ignore[union-attr]
-            self._statistics = None
+        if hasattr(self, "_statistics"):
+            self._statistics.close()
         super().close()
 
     # vCPUs.
@@ -124,11 +122,4 @@ class KvmVm(IrqchipPart, EventPart, DirtyPart, MsrPart):
 
     def statistics(self) -> dict[str, int]:
         """Counters of the VM by name (KVM_GET_STATS_FD); empty where the kernel has none."""
-        if self._statistics is None:
-            try:
-                self._statistics = open_statistics(self)
-            except HostError as error:
-                if error.errno in (errno.ENOTTY, errno.EINVAL, errno.ENOSYS):
-                    return {}
-                raise
-        return self._statistics.read()
+        return self._statistics.read(self)

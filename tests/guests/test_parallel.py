@@ -13,7 +13,7 @@ from kvmpy import ConfigError, Crashed, GuestExit, Halted, Machine, MissingCapab
 from kvmpy.cli.main import main
 from kvmpy.soft import SoftBackend
 from tests.guests.test_guests import built
-from tests.soft.system_guest import assemble
+from tests.soft.system_guest import assemble, timer_ticks
 
 GUESTS = Path(__file__).parents[2] / "build/guests"
 SECONDS = 30
@@ -81,29 +81,14 @@ def test_a_triple_fault_of_one_ends_all() -> None:
 
 def test_a_timer_wakes_a_halted_vcpu() -> None:
     """The 8254's channel 0 at 1 kHz, 20 ticks through the 8259."""
-    code = """
+    code = f"""
     xor %ax, %ax
     mov %ax, %ds
     mov %ax, %ss
     mov $0x7000, %sp
     movw $tick, 0x80
     movw $0, 0x82
-    mov $0x11, %al
-    out %al, $0x20
-    mov $0x20, %al
-    out %al, $0x21
-    mov $4, %al
-    out %al, $0x21
-    mov $1, %al
-    out %al, $0x21
-    mov $0xfe, %al
-    out %al, $0x21
-    mov $0x34, %al
-    out %al, $0x43
-    mov $0xa9, %al
-    out %al, $0x40
-    mov $4, %al
-    out %al, $0x40
+    {timer_ticks(1193)}
     xor %cx, %cx
     sti
 1:  hlt

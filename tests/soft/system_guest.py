@@ -45,6 +45,12 @@ def assemble(source: str, bits: int, origin: int) -> bytes:
         return image.read_bytes()
 
 
+def timer_ticks(reload: int) -> str:
+    """Source: the 8259s with the first at vector 20h and IRQ 0 alone open; the 8254's channel 0 as a rate generator. Uses AL."""
+    pairs = (0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1), (0x21, 0xFE), (0x43, 0x34), (0x40, reload & 0xFF), (0x40, reload >> 8)
+    return "".join(f"mov ${value}, %al\nout %al, ${port}\n" for port, value in pairs)
+
+
 def descriptor(base: int = 0, limit: int = 0xFFFFFFFF, access: int = 0x93, flags: int = 0xC) -> bytes:
     """A segment descriptor; limit in bytes, flags: G, D/B, L, AVL from the top."""
     if flags & 8:

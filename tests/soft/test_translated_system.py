@@ -9,7 +9,7 @@ import pytest
 
 from kvmpy.native import lib
 from tests.soft.soft_guest import CODE, Guest
-from tests.soft.system_guest import assemble
+from tests.soft.system_guest import assemble, timer_ticks
 from tests.soft.translated import alike, needs_code, with_gates
 
 pytestmark = needs_code
@@ -83,25 +83,7 @@ def test_pushf_and_popf(user: bool, chips: bool) -> None:
             assert found["handler_calls"] + found["exits_to_handler"] < COUNT
 
 
-INTERRUPTS = """
-    mov $0x11, %al
-    out %al, $0x20
-    mov $0x20, %al
-    out %al, $0x21
-    mov $4, %al
-    out %al, $0x21
-    mov $1, %al
-    out %al, $0x21
-    mov $0xfe, %al
-    out %al, $0x21
-    mov $0x34, %al
-    out %al, $0x43
-    mov $240, %al
-    out %al, $0x40
-    xor %eax, %eax
-    out %al, $0x40
-    mov $0x30000, %r15d
-"""
+INTERRUPTS = timer_ticks(240) + "mov $0x30000, %r15d\n"
 HANDLER_CODE = """
     push %rax
     mov 8(%rsp), %rax

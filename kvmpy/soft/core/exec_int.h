@@ -90,4 +90,8 @@
 #define FOR_WIDTHS(M) M(8) M(16) M(32) M(64)
 #define FOR_WIDE(M) M(16) M(32) M(64)
 
+/* X(name, number) for each of Jcc's, SETcc's and CMOVcc's conditions (SDM 1 appendix B). */
+#define CONDITIONS(X) \
+    X(o, 0) X(no, 1) X(b, 2) X(ae, 3) X(e, 4) X(ne, 5) X(be, 6) X(a, 7) X(s, 8) X(ns, 9) X(p, 10) X(np, 11) X(l, 12) X(ge, 13) X(le, 14) X(g, 15)
+
 #endif

@@ -26,22 +26,7 @@ static inline void check_indirect(Cpu *c, const Insn *i, uint64_t target)
     } \
     ONE(j##cc##_Jb, j##cc) \
     ONE(j##cc##_Jz, j##cc)
-CONDITION(o, 0)
-CONDITION(no, 1)
-CONDITION(b, 2)
-CONDITION(ae, 3)
-CONDITION(e, 4)
-CONDITION(ne, 5)
-CONDITION(be, 6)
-CONDITION(a, 7)
-CONDITION(s, 8)
-CONDITION(ns, 9)
-CONDITION(p, 10)
-CONDITION(np, 11)
-CONDITION(l, 12)
-CONDITION(ge, 13)
-CONDITION(le, 14)
-CONDITION(g, 15)
+CONDITIONS(CONDITION)
 
 EXEC(jmp)
 {
