@@ -6,6 +6,8 @@ apt-get downloads the packages, dpkg unpacks them; nothing is installed and no r
     vmlinuz-general      linux-image-amd64, with the drivers of real hardware; initrd-general.cpio.gz has its modules
     memtest64.bin        memtest86+
     ipxe.lkrn, memdisk   ipxe, syslinux-common: programs that live on BIOS services
+
+`python -m tests.guests_fetch debug` fetches vmlinux-debug alone: the kernel with its debug information (280 MB, 590 MB unpacked).
 """
 
 from __future__ import annotations
@@ -92,9 +94,20 @@ def fetch() -> None:
             initrd.build(CACHE, _one(linux, "boot/vmlinuz-*"), busybox, INIT, linux, suffix)
 
 
+def fetch_debug() -> None:
+    """Fetches the kernel of linux-image-cloud-amd64 with DWARF. FetchError when it cannot be had."""
+    with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
+        package = unpack(kernel_package("linux-image-cloud-amd64") + "-dbg", Path(scratch))
+        shutil.move(_one(package, "usr/lib/debug/boot/vmlinux-*"), CACHE / "vmlinux-debug")
+
+
 def main() -> int:
     try:
-        fetch()
+        if sys.argv[1:] == ["debug"]:
+            CACHE.mkdir(parents=True, exist_ok=True)
+            fetch_debug()
+        else:
+            fetch()
     except FetchError as error:
         print(f"guests: {error}", file=sys.stderr)
         return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -66,22 +67,29 @@ def instruction_line(code: bytes, width: int, rip: int, symbol: str | None = Non
     return f"{where}: {code[:length].hex(' ')}  {text}"
 
 
+_AIM = re.compile(r"(?:^(?:call|j\w+|loop\w*) +|# )(0x[0-9a-f]+)$")
+"""An address that an instruction's text ends with: a jump's, or of data relative to RIP."""
+
+
 @dataclass(frozen=True)
 class Instruction:
-    """One instruction: its linear address, its symbol, bytes and text; `text` is empty where the bytes are none, `here` marks RIP's."""
+    """One instruction: its linear address, its symbol, bytes and text; `text` is empty where the bytes are none, `here` marks RIP's.
+    `target` is the symbol of what it jumps to or addresses by RIP."""
 
     address: int
     symbol: str
     code: bytes
     text: str
     here: bool = False
+    target: str = ""
 
     def __str__(self) -> str:
         name = f" <{self.symbol}>" if self.symbol else ""
         mark = "=> " if self.here else "   "
         if not self.code:
             return f"{mark}{self.address:#x}{name}: no memory there"
-        return f"{mark}{self.address:#x}{name}: {self.code.hex():20} {self.text or '(not an instruction)'}"
+        target = f" <{self.target}>" if self.target else ""
+        return f"{mark}{self.address:#x}{name}: {self.code.hex():20} {self.text or '(not an instruction)'}{target}"
 
 
 class Listing(list[Instruction]):
@@ -107,7 +115,10 @@ def listing(
     def one(at: int) -> Instruction:
         code = fetch(at, LONGEST)
         found = disassemble(code, width, at - base & _ALL)
-        return Instruction(at, machine.symbols.text(at), code[: found[1] if found else 1], found[0] if found else "", at == here)
+        text, length = found if found else ("", 1)
+        aim = _AIM.search(text)
+        target = machine.symbols.text(int(aim[1], 16) + base & _ALL) if aim else ""
+        return Instruction(at, machine.symbols.text(at), code[:length], text, at == here, target)
 
     start = here if address is None else address
     out = Listing()

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from kvmpy.machine import Machine
 
 DEBUG = Stopped("debug")
+KERNEL = Stopped("kernel")
+_KERNEL_CODE = "0xffffffff80000000-0xffffffffffffffff"
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,17 @@ class Control:
             vcpu, hit = self._hits.pop(0)
             return Stop(verdict, vcpu, hit)
         return Stop(verdict, getattr(verdict, "vcpu", self.current))
+
+    def run_to_kernel(self, timeout: float | None = None) -> Stop:
+        """Runs until code in the last 2 GiB of addresses is about to be executed: Linux has unpacked itself and has its place (KASLR).
+        The vCPU stands there then, with KERNEL as the verdict. Raises MissingCapability on KVM, which cannot tell."""
+        from kvmpy.trace.answers import Stop as Answer
+
+        watch = self.machine.trace("block", lambda event: Answer(KERNEL.why), rip=_KERNEL_CODE)
+        try:
+            return self.run(timeout=timeout)
+        finally:
+            watch()
 
     def _settle(self) -> None:
         """KVM finishes an access to a device when the vCPU is entered again: registers are right after that only."""

@@ -3,6 +3,6 @@
 from elftools.common.exceptions import DWARFError, ELFError
 
 DAMAGE = (
-    DWARFError, ELFError, ValueError, KeyError, IndexError, AssertionError, AttributeError, TypeError, NotImplementedError, OverflowError,
-    RecursionError,
+    DWARFError, ELFError, ValueError, KeyError, IndexError, AssertionError, AttributeError, TypeError, NotImplementedError, ArithmeticError,
+    RecursionError, MemoryError,
 )  # fmt: skip

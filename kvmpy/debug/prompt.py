@@ -9,11 +9,12 @@ import re
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from kvmpy.debug.control import Control, Stop
+from kvmpy.debug.control import KERNEL, Control, Stop
 from kvmpy.debug.points import Point
+from kvmpy.debug.symbol_file import KERNEL_HALF
 from kvmpy.debug.types.value import PathError, Value
-from kvmpy.errors import KvmpyError
-from kvmpy.verdicts import Crashed
+from kvmpy.errors import KvmpyError, MissingCapability
+from kvmpy.verdicts import Crashed, Stopped
 
 if TYPE_CHECKING:
     from kvmpy.machine import Machine
@@ -26,6 +27,7 @@ HELP = """\
 step(n=1)              n instructions of this CPU; interrupts wait
 cont(seconds=None)     run; Ctrl-C comes back here
 until(place)           run to a symbol, an address or "file.c:12"
+kernel()               run until Linux has unpacked itself and has its place (KASLR)
 point(place)           a breakpoint;  watch(address, size) stops at writes;  points() lists,  clear() forgets
 regs()  where()  bt()  registers, the place, the call stack
 disasm(place, n=10)    instructions; without a place those here
@@ -61,8 +63,8 @@ class Prompt:
 
     def names(self) -> dict[str, Any]:
         """What a prompt has by name."""
-        words = ("step", "cont", "until", "point", "watch", "points", "clear", "regs", "where", "bt", "disasm", "x", "value", "symbol",
-                 "walk", "tables", "autopsy", "ps", "lsmod", "dmesg", "send", "reset", "use", "help_")  # fmt: skip
+        words = ("step", "cont", "until", "kernel", "point", "watch", "points", "clear", "regs", "where", "bt", "disasm", "x", "value",
+                 "symbol", "walk", "tables", "autopsy", "ps", "lsmod", "dmesg", "send", "reset", "use", "help_")  # fmt: skip
         self._names.update({word: getattr(self, word) for word in words})
         self._names.update(machine=self.machine, mem=self.machine.memory, symbols=self.machine.symbols, cpu=self.machine.cpu[0])
         return self._names
@@ -137,7 +139,12 @@ class Prompt:
             return Text("\n".join(["[interrupted]", *self._here()]))
 
     def until(self, place: int | str, seconds: float | None = None) -> Text:
-        """Runs until an instruction is reached."""
+        """Runs until an instruction is reached; of a Linux kernel that moves itself, wherever it goes."""
+        if self._will_move(place):
+            with contextlib.suppress(MissingCapability):
+                stop = self._to_kernel(seconds)
+                if stop.verdict != KERNEL:
+                    return self._show(stop)
         point = Point("software", self.address(place))
         self.control.points.add(point)
         try:
@@ -145,10 +152,28 @@ class Prompt:
         finally:
             self.control.points.remove(point)
 
+    def _will_move(self, place: int | str) -> bool:
+        return isinstance(place, str) and self.machine.symbols.kernel_moves and self.address(place) >= KERNEL_HALF
+
+    def _to_kernel(self, seconds: float | None) -> Stop:
+        try:
+            return self.control.run_to_kernel(seconds)
+        except KeyboardInterrupt:
+            return Stop(Stopped("interrupt"), self.current)
+
+    def kernel(self, seconds: float | None = None) -> Text:
+        """Runs until Linux has its place, and tells it."""
+        stop = self._to_kernel(seconds)
+        offset = self.machine.symbols.kernel_offset
+        shown = self._show(stop)
+        return shown if offset is None else Text(f"[the kernel has moved by {offset:#x}]\n{shown}")
+
     def point(self, place: int | str) -> Text:
         """Stops wherever an instruction is reached."""
+        moves = self._will_move(place)
         self.control.points.add(Point("software", self.address(place)))
-        return self.points()
+        note = "\n(the address in the file: unless the kernel stays there, kernel() first, which runs until it has its place)"
+        return Text(self.points() + (note if moves else ""))
 
     def watch(self, place: int | str | Value, size: int = 8) -> Text:
         """Stops when memory is written."""

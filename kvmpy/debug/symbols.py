@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Address", "Line", "Place", "Symbol", "SymbolFile", "Symbols", "has_symbols"]
 
+_CHANGED = re.compile(r"(.+?)(?:\.(?:isra|constprop|part)\.\d+)+")
+"""Names that GCC gives to what it has made of a function; where there are several, any of them."""
 _REACH = 1 << 20
 """An address so far behind the last symbol without a size belongs to none."""
 
@@ -163,6 +166,19 @@ class Symbols:
         """There is a kernel that may have moved itself, or will; its addresses change then."""
         return self._machine is not None and any(file.automatic for file in self.files)
 
+    @property
+    def kernel_offset(self) -> int | None:
+        """How far a kernel that moves itself has moved; None while that is not known, or where no file is such a kernel's."""
+        self._place_kernel()
+        if self._machine is None or self._placed != self._machine.resets:
+            return None
+        return next((file.offset for file in self.files if file.automatic), None)
+
+    @property
+    def kernel_moves(self) -> bool:
+        """A file of a kernel that moves itself is here, and where it goes is not known yet: its addresses are the file's."""
+        return any(file.automatic for file in self.files) and self.kernel_offset is None
+
     def __len__(self) -> int:
         self._sort()
         return len(self._sorted)
@@ -172,9 +188,15 @@ class Symbols:
         return iter(self._sorted)
 
     def symbol(self, name: str) -> Symbol | None:
-        """A symbol by name; None where nobody knows it."""
+        """A symbol by name; also of a function that the compiler has changed (work.isra.0). None where nobody knows it."""
         self._sort()
-        return self._names.get(name)
+        found = self._names.get(name)
+        if found is None and name:
+            if _CHANGED not in self.memo:
+                changed = (match for match in map(_CHANGED.fullmatch, self._names) if match is not None)
+                self.memo[_CHANGED] = {match[1]: match[0] for match in changed}
+            found = self._names.get(self.memo[_CHANGED].get(name, ""))
+        return found
 
     def address(self, name: str) -> int | None:
         """Address of a symbol; None where nobody knows it."""

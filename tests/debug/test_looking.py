@@ -101,6 +101,8 @@ def test_listings(tmp_path, machine: Machine) -> None:
     assert [one.text.split()[0] for one in listing[:2]] == ["cli", "hlt"] and listing[2].address == at
     assert str(listing).split("\n")[2].startswith(f"=> {at:#x} <stop_here+")
     assert machine.disassemble(machine.symbol("trap"), 1)[0].symbol == "trap"
+    calls = [one for one in machine.disassemble(machine.symbol("_start"), 200) if one.text.startswith("call")]
+    assert calls and all(one.target and str(one).endswith(f" <{one.target}>") for one in calls)
     nowhere = machine.disassemble(1 << 50, 5)
     assert len(nowhere) == 1 and "no memory there" in str(nowhere)
     machine.memory.write_virtual(at, b"\x06")  # no instruction in 64-bit mode

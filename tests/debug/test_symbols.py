@@ -58,3 +58,13 @@ def test_damaged_files_are_refused_or_read(image, tmp_path):
         damaged.write_bytes(content)
         with contextlib.suppress(ImageError):
             Symbols().add(damaged)
+
+
+def test_a_function_that_the_compiler_has_changed_answers_to_its_name(tmp_path):
+    names = tmp_path / "System.map"
+    names.write_text("0000000000001000 t work.isra.0\n0000000000002000 t both.part.0.constprop.1\n0000000000003000 t plain\n"
+                     "0000000000004000 t plain.isra.0\n0000000000005000 t only.cold\n")
+    symbols = Symbols()
+    symbols.add(names)
+    assert symbols.address("work") == 0x1000 and symbols.address("both") == 0x2000 and symbols.address("plain") == 0x3000
+    assert symbols.address("only") is None and symbols.address("") is None

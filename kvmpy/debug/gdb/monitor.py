@@ -9,6 +9,7 @@ from kvmpy import x86
 from kvmpy.boot.hardware import IOAPIC_BASE
 from kvmpy.debug.chips import lapic_lines, pic_lines
 from kvmpy.debug.code import listing
+from kvmpy.debug.control import KERNEL
 from kvmpy.debug.gdb.fields import ARCHITECTURES
 from kvmpy.debug.gdb.packets import BadPacket
 from kvmpy.debug.pagetable import MOST_LEAVES, page_table, pages, ranges, size_text
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from kvmpy.debug.gdb.session import Session
 
 _MOST_LINES = 4000
+_KERNEL_SECONDS = 60
+_FLUSH = "in GDB: maintenance flush register-cache"
 _CHIPS = [(IOAPIC_BASE, IOAPIC_BASE + 0x1000, "I/O APIC (of the backend)")]
 _CHIP_PORTS = [
     (0x20, 0x22, "8259 master (of the backend)"), (0x40, 0x44, "8254 (of the backend)"),
@@ -210,6 +213,19 @@ class Monitor:
         """Symbols of the Linux kernel in the guest's memory."""
         return f"{self.session.machine.symbols.add_kernel(self.session.machine.memory)} symbols"
 
+    def kernel(self, words: list[str]) -> str:
+        """Runs until a Linux kernel has its place."""
+        if len(words) > 1:
+            raise Usage("[SECONDS]")
+        stop = self.session.control.run_to_kernel(self._number(words[0]) if words else _KERNEL_SECONDS)
+        self.session.moved_on(stop.vcpu)
+        if stop.verdict != KERNEL:
+            return f"no kernel yet: {stop.verdict if stop.hit is None else 'a point was met'}; {_FLUSH}"
+        offset = self.session.machine.symbols.kernel_offset
+        if offset is None:
+            return f"the kernel has its place; --symbols vmlinux would tell where that is; {_FLUSH}"
+        return f"the kernel has moved by {offset:#x}; in GDB: symbol-file -o {offset:#x} vmlinux, and {_FLUSH.removeprefix('in GDB: ')}"
+
     def symbol(self, words: list[str]) -> str:
         """The address of a name, or the name of an address."""
         if len(words) != 1:
@@ -244,7 +260,7 @@ class Monitor:
     def reset(self, _: list[str]) -> str:
         """The machine starts again, stopped at its first instruction."""
         self.session.reset()
-        return "reset; in GDB: maintenance flush register-cache"
+        return f"reset; {_FLUSH}"
 
     @staticmethod
     def _switch(words: list[str], now: bool) -> bool:
@@ -285,6 +301,7 @@ _COMMANDS: dict[str, tuple[Command, str, str]] = {
     "info points": (Monitor.points, "", "break- and watchpoints in force"),
     "walk": (Monitor.walk, "ADDRESS", "page walk of an address or symbol"),
     "symbol": (Monitor.symbol, "NAME|ADDRESS", "an address by name, a name by address"),
+    "kernel": (Monitor.kernel, "[SECONDS]", "run until Linux has unpacked itself and has its place (KASLR)"),
     "kallsyms": (Monitor.kallsyms, "", "take the symbols of the Linux kernel in memory (after it has been unpacked)"),
     "ps": (Monitor.processes, "", "processes of a Linux guest"),
     "lsmod": (Monitor.modules, "", "modules of a Linux guest"),

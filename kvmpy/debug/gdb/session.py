@@ -413,14 +413,18 @@ class Session:
         self.reset()
         return Outcome()
 
+    def moved_on(self, vcpu: int) -> None:
+        """The machine has run without the debugger's doing."""
+        self.control.current = vcpu
+        self.forget()
+        self.last = self._stopped(SIGNAL_TRAP, vcpu)
+
     def reset(self) -> None:
         """The machine as it was loaded, stopped at its first instruction."""
         self.control.reset()
         self.ended = None
         self._final = None
-        self.control.current = 0
-        self.forget()
-        self.last = self._stopped(SIGNAL_TRAP, 0)
+        self.moved_on(0)
 
     def _v(self, rest: bytes) -> bytes | Outcome:
         if rest == b"Cont?":

@@ -71,7 +71,7 @@ class DwarfTypes:
         if address is None or not starts:
             return
         size = units[0]["address_size"]
-        if address < 1 << 8 * size:
+        if size in (4, 8) and address < 1 << 8 * size:
             yield from self._search(re.escape(bytes((size + 1, 3)) + address.to_bytes(size, "little")))
 
     def _naming(self, name: str) -> Iterator[Any]:
@@ -96,7 +96,7 @@ class DwarfTypes:
             return False
         self._seen.add(unit.cu_offset)
         try:
-            for die in unit.iter_DIE_children(unit.get_top_DIE()):
+            for die in _onwards(unit.iter_DIE_children(unit.get_top_DIE())):
                 self._take(die)
         except DAMAGE:
             pass
@@ -162,12 +162,14 @@ class DwarfTypes:
         return made
 
     def _target(self, die: Any) -> CType:
-        if "DW_AT_type" not in die.attributes:
-            origin = "DW_AT_specification" if "DW_AT_specification" in die.attributes else "DW_AT_abstract_origin"
-            if origin in die.attributes:
-                return self._target(die.get_DIE_from_attribute(origin))
-            return Void()
-        return self._type(die.get_DIE_from_attribute("DW_AT_type"))
+        try:
+            for name in ("DW_AT_type", "DW_AT_specification", "DW_AT_abstract_origin"):
+                if name in die.attributes:
+                    other = die.get_DIE_from_attribute(name)
+                    return self._type(other) if name == "DW_AT_type" else self._target(other)
+        except DAMAGE:
+            pass
+        return Void()
 
     def _make(self, die: Any) -> CType:
         attributes = die.attributes
@@ -182,16 +184,16 @@ class DwarfTypes:
                 found = self._find_type(f"{_STRUCTS[die.tag]} {name}")
                 if found is not None and found.offset != die.offset:
                     return self._type(found)
-            members = [self._member(one) for one in die.iter_children() if one.tag == "DW_TAG_member"]
+            members = [self._member(one) for one in _onwards(die.iter_children()) if one.tag == "DW_TAG_member"]
             return Struct(_STRUCTS[die.tag], name, size, members)
         if die.tag == "DW_TAG_enumeration_type":
-            entries = [one for one in die.iter_children() if one.tag == "DW_TAG_enumerator"]
+            entries = [one for one in _onwards(die.iter_children()) if one.tag == "DW_TAG_enumerator"]
             names = {int(one.attributes["DW_AT_const_value"].value): _text(one.attributes["DW_AT_name"].value) for one in entries}
             return Enum(name, size, names, any(value < 0 for value in names))
         if die.tag == "DW_TAG_pointer_type":
             return Pointer(find, size or int(die.cu["address_size"]))
         if die.tag == "DW_TAG_array_type":
-            counts = [_count(one) for one in die.iter_children() if one.tag == "DW_TAG_subrange_type"]
+            counts = [_count(one) for one in _onwards(die.iter_children()) if one.tag == "DW_TAG_subrange_type"]
             return _array(find, counts or [0])
         if die.tag == "DW_TAG_typedef" or die.tag in _ALIASES:
             return Alias(name if die.tag == "DW_TAG_typedef" else "", find)
@@ -211,6 +213,16 @@ class DwarfTypes:
             unit = int(attributes["DW_AT_byte_size"].value) if "DW_AT_byte_size" in attributes else self._target(die).size
             offset += 8 * unit - int(attributes["DW_AT_bit_offset"].value) - bits
         return Member(name, offset, partial(self._target, die), bits)
+
+
+def _onwards(dies: Iterator[Any]) -> Iterator[Any]:
+    """Entries as long as each lies behind the one before: where one's sibling is said to be may lead back."""
+    last = -1
+    for die in dies:
+        if die.offset <= last:
+            return
+        last = die.offset
+        yield die
 
 
 def _array(find: Any, counts: list[int]) -> Array:

@@ -16,7 +16,8 @@ _NAMES_64 = (
 _NAMES_32 = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "rip")
 _MOST_STEPS = 256
 _COMMON, _LONG = 0xFFFFFFFF, 0xFFFFFFF0
-"""In .debug_frame: the mark of a common entry; from where on a length says something else (DWARF 5, 7.2.2)."""
+_MOST_COMMON = 4096
+"""In .debug_frame: the mark of a common entry; from where on a length says something else (DWARF 5, 7.2.2); the longest common entry."""
 _ALL = (1 << 64) - 1
 
 
@@ -54,13 +55,13 @@ class CallFrames:
         if at < 0 or address >= self._entries[at][1]:
             return None
         start, end, entry = self._entries[at]
-        if isinstance(entry, bytes):
-            try:
+        try:
+            if isinstance(entry, bytes):
                 entry = self._decode(entry)
-            except DAMAGE:
-                return None
-            self._entries[at] = start, end, entry
-        lines = [line for line in entry.get_decoded().table if line["pc"] <= address]
+                self._entries[at] = start, end, entry
+            lines = [line for line in entry.get_decoded().table if line["pc"] <= address]
+        except DAMAGE:
+            return None
         return (entry, lines[-1]) if lines else None
 
     def _decode(self, section: bytes) -> Any:
@@ -83,8 +84,9 @@ def _plain_entries(section: Any, size: int) -> list[tuple[int, int, bytes]]:
             if common != _COMMON and common + 4 <= len(data):
                 start = int.from_bytes(data[at + 8 : at + 8 + size], "little")
                 extent = int.from_bytes(data[at + 8 + size : at + 8 + 2 * size], "little")
-                its = bytes(data[common : common + 4 + int.from_bytes(data[common : common + 4], "little")])
-                if extent:
+                size_of_common = 4 + int.from_bytes(data[common : common + 4], "little")
+                if extent and size_of_common <= _MOST_COMMON:
+                    its = bytes(data[common : common + size_of_common])
                     found.append((start, start + extent, its + bytes(data[at : at + 4]) + bytes(4) + bytes(data[at + 8 : end])))
             at = end
     return found

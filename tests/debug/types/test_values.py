@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterator
+from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
+from random import Random
 
 import pytest
+from elftools.elf.elffile import ELFFile
 
-from kvmpy import Machine, MemoryAccessError
+from kvmpy import KvmpyError, Machine, MemoryAccessError
+from kvmpy.debug.symbols import Symbols
 from kvmpy.debug.types.dwarf import DwarfTypes
 from kvmpy.debug.types.model import Array
 from kvmpy.debug.types.value import PathError, split_path
+from kvmpy.debug.unwind.cfi import CallFrames
 from tests.debug.build import HERE, compile_c, needs_gcc
 
 pytestmark = needs_gcc
@@ -113,3 +120,30 @@ def test_of_many_units_only_those_with_the_name_are_read(tmp_path: Path) -> None
         assert machine.symbols.variable_type("third") is not None and set(types.names()) >= {"struct early", "struct late"}
         assert machine.symbols.addresses("three.c", 1) == [machine.symbol("_start")]
         assert str(machine.symbols.line(machine.symbol("_start"))) == "three.c:1"
+
+
+@pytest.mark.parametrize("version", ["-gdwarf-4", "-gdwarf-5"])
+def test_damaged_debug_information_tells_nothing_or_something(tmp_path: Path, version: str) -> None:
+    """Whatever the bytes: an answer or one of kvmpy's errors, in little time."""
+    options = ("-fno-asynchronous-unwind-tables", "-fno-omit-frame-pointer")  # the frames are in .debug_frame then
+    sound = compile_c(HERE / "inspected.c", tmp_path, 64, version, *options).read_bytes()
+    parts = [(one["sh_offset"], one["sh_size"]) for one in ELFFile(BytesIO(sound)).iter_sections() if one.name.startswith(".debug_")]
+    damaged, random = tmp_path / "damaged.elf", Random(version)
+    began = time.monotonic()
+    for _ in range(120):
+        content = bytearray(sound)
+        for _ in range(random.choice([1, 3, 20])):
+            start, size = random.choice(parts)
+            content[start + random.randrange(size)] = random.choice([0, 0xFF, random.randrange(256)])
+        damaged.write_bytes(content)
+        symbols = Symbols()
+        with suppress(KvmpyError):
+            file = symbols.add(damaged)
+            trap = symbols.address("trap") or 0
+            symbols.where(trap)
+            symbols.addresses("inspected.c", 40)
+            CallFrames(file).rules(trap)
+            symbols.variable_type("items")
+            symbols.variable_type("nobody")
+            symbols.type("struct nobody")
+    assert time.monotonic() - began < 60
