@@ -311,9 +311,12 @@ class SoftVm:
         check("kp_vm_set_user_msrs", lib.kp_vm_set_user_msrs(self._pointer(), reasons, table, len(ranges)))
 
     def close(self) -> None:
-        """Ends the VM. Records of its vCPUs stay readable."""
-        pointer, self._vm = getattr(self, "_vm", None), None
+        """Ends the VM. Records of its vCPUs stay readable. Raises HostError (EBUSY) while a thread runs one of them."""
+        pointer = getattr(self, "_vm", None)
         if pointer:
+            if lib.kp_vm_running(pointer):
+                raise HostError("VM of the software CPU", errno.EBUSY, "a thread runs its vCPUs: kick them, and wait for it")
+            self._vm = None
             for vcpu in self.vcpus.values():
                 vcpu.detach()
             lib.kp_vm_destroy(pointer)

@@ -267,6 +267,25 @@ def test_closed(make: Make) -> None:
             call()
 
 
+def test_a_vm_that_runs_is_not_closed(make: Make) -> None:
+    guest = make(b"\xeb\xfe")
+    thread = threading.Thread(target=guest.vm.run)
+    thread.start()
+    try:
+        busy = False
+        end = time.monotonic() + 20
+        while not busy and time.monotonic() < end:
+            busy = bool(lib.kp_vm_running(guest.vm._pointer()))
+        with pytest.raises(HostError, match="a thread runs its vCPUs") as caught:
+            guest.vm.close()
+        assert caught.value.errno == errno.EBUSY
+    finally:
+        while thread.is_alive():
+            guest.vcpu.kick()
+            thread.join(0.05)
+    guest.close()
+
+
 def test_a_handler_that_faults_at_once_does_not_stop_time(make):
     """UD2 with a vector that points at itself retires nothing; deadlines and kicks still come."""
     guest = make(b"\x0f\x0b")

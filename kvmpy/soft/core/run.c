@@ -816,9 +816,32 @@ static int run(Vm *vm, Cpu *only)
     }
 }
 
-static int run_one(Cpu *c) { return c->parallel ? run_parallel(c) : run(c->vm, c); }
+static int run_one(Cpu *c)
+{
+    Vm *vm = c->vm;
+    if (c->parallel) {
+        __atomic_fetch_add(&vm->running, 1, __ATOMIC_ACQ_REL);
+        int r = run_parallel(c);
+        __atomic_fetch_sub(&vm->running, 1, __ATOMIC_ACQ_REL);
+        return r;
+    }
+    vm->running = 1; /* in turns one thread runs them all */
+    int r = run(vm, c);
+    vm->running = 0;
+    return r;
+}
 
-int kp_vm_run(Vm *vm) { return vm->parallel ? -EINVAL : run(vm, NULL); }
+int kp_vm_run(Vm *vm)
+{
+    if (vm->parallel)
+        return -EINVAL;
+    vm->running = 1;
+    int r = run(vm, NULL);
+    vm->running = 0;
+    return r;
+}
+
+int kp_vm_running(Vm *vm) { return __atomic_load_n(&vm->running, __ATOMIC_ACQUIRE) != 0; }
 
 int kp_vcpu_run(Cpu *c)
 {

@@ -44,6 +44,7 @@ struct KpVm {
     bool crowded;          /* code_make_room() is wanted */
     uint64_t generation;   /* last tlb_generation given out: each is used once in the VM */
     Cpu *current;          /* vCPU in run(), or NULL: its budget counts into the time */
+    volatile uint32_t running; /* threads inside a run: the VM cannot be destroyed */
     volatile bool kicked;  /* a kick waits to be answered */
     volatile bool timers_changed;
     struct kp_debug_point *point; /* a debugger's, see points.c: those that stop execution by address, behind them those that watch */
