@@ -34,6 +34,32 @@ static u64 reload(u32 work) {
     return sum + work;
 }
 
+/* The same, but by turns to two address spaces with PCIDs, neither of which is flushed; without PCIDs, to two that are. */
+extern u64 page_map[512];
+static u64 other_map[512] __attribute__((aligned(4096)));
+static ulong space[2];
+
+static void switch_prepare(void) {
+    ulong pcids = 0;
+    if (cpuid(1, 0).c >> 17 & 1) {
+        write_cr4(read_cr4() | CR4_PCIDE);
+        pcids = 1ul << 63 | 1;
+    }
+    for (u32 n = 0; n < 512; n++) other_map[n] = page_map[n];
+    space[0] = (ulong)page_map | (pcids & ~1ul);
+    space[1] = (ulong)other_map | pcids;
+}
+
+static u64 switches(u32 work) {
+    u64 sum = 0;
+    for (u32 n = 0; n < work; n++) {
+        write_cr3(space[~n & 1]);
+        for (u32 page = 0; page < 16; page++) sum += ((volatile u8 *)arena)[page * 4096] & 0;
+    }
+    write_cr3((ulong)page_map);
+    return sum + work;
+}
+
 /* A page fault, whose handler maps the page; then the page is taken away again. */
 static volatile u64 faults;
 
@@ -163,6 +189,7 @@ static u64 mmio_write(u32 work) {
 const struct benchmark machine_benchmarks[] = {
     { "remap", remap_prepare, remap, 200000, 0, 1 },
     { "reload", 0, reload, 50000, 1, 1 },
+    { "switch", switch_prepare, switches, 50000, 1, 1 },
     { "fault", remap_prepare, fault, 50000, 0, 1 },
     { "syscall", syscall_prepare, syscalls, 300000, 0, 1 },
     { "int80", syscall_prepare, interrupts80, 200000, 0, 1 },

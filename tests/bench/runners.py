@@ -24,7 +24,9 @@ COMPUTE = (
 )  # fmt: skip
 NARROW = tuple(f"32-{name}" for name in ("mix", "sieve", "quicksort", "calls", "sha256", "wide32", "bytecode"))
 """The same sources as 32-bit code, in a guest of protected mode."""
-MACHINE = ("remap", "reload", "fault", "syscall", "int80", "timer", "selfipi", "outb", "inb", "mmio", "picport", "picwrite", "lapic")
+MACHINE = (
+    "remap", "reload", "switch", "fault", "syscall", "int80", "timer", "selfipi", "outb", "inb", "mmio", "picport", "picwrite", "lapic",
+)  # fmt: skip
 PAIR = ("alone", "pair")
 """Of a machine with two processors."""
 RUNNERS = ("native", "soft", "qemu", "kvm")

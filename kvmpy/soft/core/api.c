@@ -63,6 +63,7 @@ void kp_vm_destroy(Vm *vm)
     for (uint32_t n = 0; n < vm->cpu_count; n++)
         if (vm->cpu[n]) {
             lapic_destroy(vm->cpu[n]->lapic);
+            tlb_destroy(vm->cpu[n]);
             free(vm->cpu[n]->jump);
             free(vm->cpu[n]->run);
             munmap(vm->cpu[n]->record, RECORD_BYTES);
@@ -288,7 +289,7 @@ Cpu *kp_vcpu_create(Vm *vm, uint32_t index)
         vm->cpu_count = index + 1;
     c->cpuid_count = (uint32_t)kp_supported_cpuid(c->cpuid, ARRAY_SIZE(c->cpuid));
     cpuid_changed(c);
-    tlb_flush_all(c);
+    tlb_create(c);
     cpu_reset(c, false);
     c->wait_sipi = vm->chips && index != 0;
     return c;

@@ -62,9 +62,12 @@ void cpu_write_cr0(Cpu *c, const Insn *i, uint64_t value)
 
 void cpu_write_cr3(Cpu *c, const Insn *i, uint64_t value)
 {
+    bool keep = false;
     if (in_long_mode(c)) {
-        if (c->cr4 & CR4_PCIDE)
-            value &= ~CR3_NO_FLUSH; /* the TLB holds one address space only, and may always be flushed */
+        if (c->cr4 & CR4_PCIDE) {
+            keep = value & CR3_NO_FLUSH;
+            value &= ~CR3_NO_FLUSH;
+        }
         if (value >> c->phys_bits)
             raise_gp0(c, i);
     } else {
@@ -72,8 +75,7 @@ void cpu_write_cr3(Cpu *c, const Insn *i, uint64_t value)
         if (!pdptes_load(c, c->cr0, c->cr4, value))
             raise_gp0(c, i);
     }
-    c->cr3 = value;
-    tlb_flush_nonglobal(c);
+    tlb_load_cr3(c, value, keep);
 }
 
 void cpu_write_cr4(Cpu *c, const Insn *i, uint64_t value)
@@ -88,7 +90,8 @@ void cpu_write_cr4(Cpu *c, const Insn *i, uint64_t value)
     if (changed & (CR4_PAE | CR4_PSE | CR4_PGE | CR4_SMEP) && !pdptes_load(c, c->cr0, value, c->cr3))
         raise_gp0(c, i);
     c->cr4 = value;
-    if (changed & (CR4_PAE | CR4_PSE | CR4_PGE | CR4_SMEP | CR4_SMAP | CR4_PCIDE))
+    /* SMEP and SMAP: what they forbid stands in the entries, of all PCIDs */
+    if (changed & (CR4_PAE | CR4_PSE | CR4_PGE | CR4_SMEP | CR4_SMAP) || old & ~value & CR4_PCIDE)
         tlb_flush_all(c);
     cpu_update_mode(c);
 }
@@ -261,13 +264,10 @@ EXEC(inv_pcid)
     if (bad)
         raise_gp0(c, i);
     switch (type) {
-    case 0:
-        if (!(c->cr4 & CR4_PCIDE) || desc[0] == (c->cr3 & 0xfff))
-            tlb_flush_page(c, desc[1]);
-        break;
+    case 0: tlb_flush_pcid_page(c, (uint32_t)desc[0], desc[1]); break;
     case 1: tlb_flush_pcid(c, (uint32_t)desc[0]); break;
     case 2: tlb_flush_all(c); break;
-    default: tlb_flush_nonglobal(c); break;
+    default: tlb_flush_pcids(c); break;
     }
     LEAVE();
 }

@@ -159,17 +159,31 @@ typedef struct {
     uint64_t linear;            /* linear page address, or TLB_INVALID: the entry as such (also pages without fast path) */
     uint64_t host;              /* host address of the page */
     uint32_t flags;             /* TLBF_* */
-    uint32_t pcid;
+    uint8_t shift;              /* size of the guest's page as a power of two */
 } __attribute__((aligned(64))) TlbEntry;
 /* A tag that no access through entry n can match, whether it is compared with the page of the access's last byte or taken from
    its first byte's address: a page that belongs to another entry, and not to the next one. */
 static inline uint64_t tlb_no_tag(uint64_t n) { return ((n ^ TLB_SIZE / 2) & (TLB_SIZE - 1)) << 12; }
+#define TLB_TABLES 4
 #define TLBF_GLOBAL 0x1u
 #define TLBF_MMIO 0x2u /* no RAM behind the page */
 #define TLBF_ROM 0x4u  /* RAM, but writes exit */
 #define TLBF_R 0x10u   /* the page tables allow it to this privilege */
 #define TLBF_W 0x20u   /* likewise, and D is set */
 #define TLBF_X 0x40u
+
+/* What walks since the last flush may have put into the tables, see tlb.c. */
+enum { TLB_OWN, TLB_GLOBAL }; /* pages of the present address space; global pages */
+typedef struct {
+    uint64_t page[TLB_SIZE];
+    uint32_t small;                 /* 4 KiB pages, from the start */
+    uint32_t large;                 /* larger pages, from the end */
+    bool lost;                      /* there were more */
+    uint64_t logged[TLB_SIZE / 64]; /* index of an entry of 4 KiB pages stands there */
+    uint64_t fetched[TLB_SIZE / 64]; /* index of an entry that code was fetched by under a generation that still stands */
+} TlbLog;
+
+enum { CODE_SUPERVISOR, CODE_USER }; /* of Cpu.generation */
 
 struct Cpu {
     /* hot: registers and flags */
@@ -186,8 +200,9 @@ struct Cpu {
     uint8_t shadow;  /* interrupts are inhibited until one more instruction has ended: 1 after STI, 2 after MOV/POP SS */
     TlbEntry *tlb;   /* table of the present privilege */
     uint64_t seg_base[SEG_COUNT]; /* what an offset gets added: base of seg[], but 0 for ES, CS, SS, DS in 64-bit mode */
-    uint64_t tlb_generation; /* changes with each flush of pages that code was fetched from, and with CS.base: links check it */
-    uint64_t code_base;      /* CS.base that the generation stands for */
+    uint64_t tlb_generation; /* of the present privilege: changes with each flush of pages that it fetched code from, and with CS.base */
+    uint64_t generation[2];  /* by privilege, CODE_SUPERVISOR and CODE_USER; see tlb.c */
+    uint64_t code_base[2];   /* CS.base that the generation stands for */
     uint64_t code_key;       /* of tlb_generation and mode, see run_translated.c; kept while translated code runs */
     uint64_t code_key_generation; /* it stands for */
     uint32_t code_key_mode;
@@ -253,16 +268,22 @@ struct Cpu {
     struct Lapic *lapic; /* NULL without interrupt chips */
     uint64_t stat[32];
     /* each with its second way TLB_SIZE entries further on */
-    TlbEntry tlb_user[2 * TLB_SIZE], tlb_super[2 * TLB_SIZE];
-    TlbEntry tlb_super_ac[2 * TLB_SIZE]; /* supervisor with SMAP lifted by EFLAGS.AC */
-    TlbEntry tlb_slow[2 * TLB_SIZE];     /* never holds a fast tag: used while every access needs its alignment checked */
+    union {
+        TlbEntry tlb_table[TLB_TABLES][2 * TLB_SIZE];
+        struct {
+            TlbEntry tlb_user[2 * TLB_SIZE], tlb_super[2 * TLB_SIZE];
+            TlbEntry tlb_super_ac[2 * TLB_SIZE]; /* supervisor with SMAP lifted by EFLAGS.AC */
+            TlbEntry tlb_slow[2 * TLB_SIZE];     /* never holds a fast tag: used while every access needs its alignment checked */
+        };
+    };
     CodeTarget code_target[CODE_TARGETS];
-    uint64_t tlb_log[TLB_SIZE];      /* what walks since the last flush may have put into the tables, see mmu.c */
-    uint32_t tlb_log_count;          /* of 4 KiB pages, from its start; more than TLB_SIZE: the log has lost some */
-    uint32_t tlb_log_large;          /* of larger pages, from its end */
-    uint64_t tlb_second[TLB_SIZE / 64]; /* index of an entry whose second way may be in use */
-    uint64_t tlb_fetched[TLB_SIZE / 64]; /* index of an entry that code was fetched by under this generation */
-    uint64_t tlb_logged[2][TLB_SIZE / 64]; /* index of an entry of 4 KiB pages is in the log: of one address space, global */
+    /* what tlb.c keeps */
+    TlbLog tlb_log[2];              /* TLB_OWN, TLB_GLOBAL */
+    uint8_t tlb_used[TLB_SIZE];     /* tables whose entry of this index may be valid: bit n of the first way, bit 4 + n of the second */
+    uint8_t code_own;               /* what stands behind generation[]: CODE_* */
+    uint64_t shared_generation[2];  /* under which all code came by global pages, or the present PCID's is the first that did not */
+    uint64_t generations;           /* given out, of a vCPU in parallel */
+    struct Parked *parked;          /* address spaces of other PCIDs, or NULL */
 };
 
 /* ---- run.c: faults; none of these returns, so no caller may hold a resource ---- */
@@ -309,12 +330,23 @@ enum { ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC, ACCESS_IMPLICIT = 4 }; /* IMPLICI
 uint32_t mmu_walk(Cpu *c, uint64_t linear, int access, bool user, TlbEntry *out);
 /* The same without side effects (no A/D, no fault): 0 or -1; for the debugger. */
 int mmu_translate(Cpu *c, uint64_t linear, uint64_t *phys, bool *writable, bool *user);
-/* What the first way's entry holds goes to the second; the page that is to come stands in neither then. */
-void tlb_make_room(Cpu *c, TlbEntry *e, uint64_t page);
-void tlb_flush_all(Cpu *c);       /* global pages too */
+
+/* ---- tlb.c ---- */
+void tlb_create(Cpu *c);
+void tlb_destroy(Cpu *c);
+/* Puts what a walk has found into an entry of the first way, without fast tags. What the entry held goes to the second way. */
+void tlb_take(Cpu *c, TlbEntry *e, const TlbEntry *walked);
+void tlb_swap_ways(Cpu *c, TlbEntry *e); /* of the first way */
+void tlb_fetched(Cpu *c, const TlbEntry *e); /* code is fetched by it at the present privilege */
+void tlb_code_moved(Cpu *c); /* CS.base is another at the present privilege */
+void tlb_flush_all(Cpu *c);       /* global pages too, of all PCIDs */
 void tlb_flush_nonglobal(Cpu *c); /* of the present PCID */
-void tlb_flush_page(Cpu *c, uint64_t linear);
+void tlb_flush_page(Cpu *c, uint64_t linear); /* of the present PCID, and global ones */
 void tlb_flush_pcid(Cpu *c, uint32_t pcid);
+void tlb_flush_pcid_page(Cpu *c, uint32_t pcid, uint64_t linear);
+void tlb_flush_pcids(Cpu *c); /* all PCIDs, but global pages stay */
+/* MOV to CR3. keep: CR4.PCIDE is set, and what the TLB has of the new PCID stays. */
+void tlb_load_cr3(Cpu *c, uint64_t value, bool keep);
 void tlb_flush_phys(Vm *vm, uint64_t phys); /* every entry that maps this physical page, on all vCPUs */
 
 /* ---- the CPUID bits the decoder asks for ---- */

@@ -65,11 +65,7 @@ static uint32_t try_fill(Cpu *c, uint64_t linear, int access, bool implicit, Tlb
     uint64_t page = linear & ~0xfffull;
     if (unlikely(c->vm->verifier))
         verify_fill(c->vm, e);
-    if (e->linear != page)
-        tlb_make_room(c, e, page);
-    *e = out;
-    e->linear = page;
-    e->read = e->write = e->exec = tlb_no_tag(page >> 12);
+    tlb_take(c, e, &out);
     Slot *slot = vm_slot(c->vm, out.phys);
     e->flags &= ~(TLBF_MMIO | TLBF_ROM);
     if (!slot || (c->lapic && chips_claims(c->vm->chips, c, out.phys))) {
@@ -122,9 +118,7 @@ static TlbEntry *entry(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, int
     if (e->linear != page && e[TLB_SIZE].linear == page) {
         if (unlikely(c->vm->verifier))
             verify_fill(c->vm, e);
-        TlbEntry first = *e;
-        *e = e[TLB_SIZE];
-        e[TLB_SIZE] = first;
+        tlb_swap_ways(c, e);
     }
     if (e->linear != page || !(e->flags & needed(access)))
         return fill(c, i, linear, access, implicit, e);
@@ -371,9 +365,7 @@ void sys_write(Cpu *c, const Insn *i, uint64_t linear, unsigned size, uint64_t v
 const TlbEntry *mem_fetch(Cpu *c, uint64_t linear)
 {
     const Insn *i = &c->run->boundary[0];
-    unsigned n = linear >> 12 & (TLB_SIZE - 1);
-    TlbEntry *e = &fill_table(c, false)[n];
-    c->tlb_fetched[n >> 6] |= 1ull << (n & 63);
+    TlbEntry *e = &fill_table(c, false)[linear >> 12 & (TLB_SIZE - 1)];
     if (unlikely(e->exec != (linear & ~0xfffull))) {
         e = entry(c, i, SEG_CS, linear, ACCESS_EXEC, false);
         if (e->flags & TLBF_MMIO) { /* no RAM to fetch from: KVM's emulator gives up likewise, without instruction bytes */
@@ -386,6 +378,7 @@ const TlbEntry *mem_fetch(Cpu *c, uint64_t linear)
             unwind(c, UNWIND_EXIT);
         }
     }
+    tlb_fetched(c, e);
     return e;
 }
 

@@ -1,4 +1,4 @@
-/* Paging: walks of the page tables in all modes, the software TLB's flushes. SDM 3A chapter 4. */
+/* Paging: walks of the page tables in all modes. SDM 3A chapter 4. */
 #include "block.h"
 #include "cpu.h"
 #include "monitor.h"
@@ -229,34 +229,6 @@ static bool set_accessed_dirty(Cpu *c, Walk *w, bool write)
     return true;
 }
 
-/* The log of walks holds linear pages with the size of the page in the low bits: each may stand in any of the tables at the
-   index of its address. A flush clears those alone. */
-#define LOG_GLOBAL 0x800ull
-#define LOG_SHIFT(e) ((unsigned)(e) & 0x3f)
-
-static unsigned log_index(uint64_t entry) { return entry >> 12 & (TLB_SIZE - 1); }
-
-static uint64_t *logged(Cpu *c, uint64_t entry) { return &c->tlb_logged[!!(entry & LOG_GLOBAL)][log_index(entry) >> 6]; }
-
-/* Larger pages stand at the log's end, so that a flush of one page looks at them alone; of the others each index stands there once,
-   however often it is filled. */
-static void log_fill(Cpu *c, uint64_t linear, unsigned shift, bool global)
-{
-    uint64_t entry = (linear & ~0xfffull) | shift | (global ? LOG_GLOBAL : 0), bit = 1ull << (log_index(entry) & 63);
-    if (shift == 12 && *logged(c, entry) & bit)
-        return;
-    if (c->tlb_log_count + c->tlb_log_large >= TLB_SIZE) {
-        c->tlb_log_count = TLB_SIZE + 1;
-        return;
-    }
-    if (shift == 12) {
-        *logged(c, entry) |= bit;
-        c->tlb_log[c->tlb_log_count++] = entry;
-    } else {
-        c->tlb_log[TLB_SIZE - ++c->tlb_log_large] = entry;
-    }
-}
-
 uint32_t mmu_walk(Cpu *c, uint64_t linear, int access, bool user, TlbEntry *out)
 {
     bool implicit = access & ACCESS_IMPLICIT;
@@ -264,11 +236,10 @@ uint32_t mmu_walk(Cpu *c, uint64_t linear, int access, bool user, TlbEntry *out)
     if (!(c->efer & EFER_LMA))
         linear = (uint32_t)linear;
     out->linear = linear & ~0xfffull;
-    out->pcid = c->cr4 & CR4_PCIDE ? c->cr3 & 0xfff : 0;
     if (!(c->cr0 & CR0_PG)) {
         out->phys = out->linear & c->a20_mask;
         out->flags = TLBF_R | TLBF_W | TLBF_X;
-        log_fill(c, linear, 12, false);
+        out->shift = 12;
     } else {
         Walk w;
         uint32_t flags;
@@ -295,7 +266,7 @@ uint32_t mmu_walk(Cpu *c, uint64_t linear, int access, bool user, TlbEntry *out)
         bool global = w.global && c->cr4 & CR4_PGE;
         out->phys = w.phys & c->a20_mask;
         out->flags = flags | (global ? TLBF_GLOBAL : 0);
-        log_fill(c, linear, w.shift, global);
+        out->shift = (uint8_t)w.shift;
     }
     const Slot *slot = vm_slot(c->vm, out->phys);
     if (!slot)
@@ -324,156 +295,4 @@ int mmu_translate(Cpu *c, uint64_t linear, uint64_t *phys, bool *writable, bool 
     *writable = w.rights & PTE_W;
     *user = w.rights & PTE_U;
     return 0;
-}
-
-/* ---- flushes ---- */
-
-static void invalidate(TlbEntry *e, unsigned n)
-{
-    e->read = e->write = e->exec = tlb_no_tag(n);
-    e->linear = TLB_INVALID;
-}
-
-static bool second_used(const Cpu *c, unsigned n) { return c->tlb_second[n >> 6] >> (n & 63) & 1; }
-
-static void invalidate_way(Cpu *c, unsigned at, unsigned n)
-{
-    invalidate(&c->tlb_user[at], n);
-    invalidate(&c->tlb_super[at], n);
-    invalidate(&c->tlb_super_ac[at], n);
-    invalidate(&c->tlb_slow[at], n);
-}
-
-static void invalidate_index(Cpu *c, unsigned n)
-{
-    invalidate_way(c, n, n);
-    if (unlikely(second_used(c, n))) {
-        invalidate_way(c, TLB_SIZE + n, n);
-        c->tlb_second[n >> 6] &= ~(1ull << (n & 63));
-    }
-}
-
-void tlb_make_room(Cpu *c, TlbEntry *e, uint64_t page)
-{
-    unsigned n = page >> 12 & (TLB_SIZE - 1);
-    if (e->linear != TLB_INVALID) {
-        e[TLB_SIZE] = *e;
-        c->tlb_second[n >> 6] |= 1ull << (n & 63);
-    } else if (e[TLB_SIZE].linear == page) {
-        invalidate(&e[TLB_SIZE], n);
-    }
-}
-
-static void new_generation(Cpu *c)
-{
-    c->tlb_generation = next_generation(c);
-    memset(c->tlb_fetched, 0, sizeof c->tlb_fetched);
-}
-
-static bool code_fetched(const Cpu *c, unsigned n) { return c->tlb_fetched[n >> 6] >> (n & 63) & 1; }
-
-void tlb_clear(Cpu *c)
-{
-    c->tlb_second[0] |= 1; /* where it was never used a second way is all zeros: page 0 would match */
-    for (unsigned n = 0; n < TLB_SIZE; n++)
-        invalidate_index(c, n);
-    c->tlb_log_count = c->tlb_log_large = 0;
-    memset(c->tlb_logged, 0, sizeof c->tlb_logged);
-    new_generation(c);
-}
-
-/* Invalidates what the log's part says, and keeps of it what is global where `keep` says so; gives how many. The part goes from
-   `first` on, in steps of 1 or -1. */
-static uint32_t flush_part(Cpu *c, uint64_t *first, int step, uint32_t count, bool keep)
-{
-    uint32_t kept = 0;
-    for (uint32_t n = 0; n < count; n++) {
-        uint64_t entry = first[step * (int)n];
-        if (keep && entry & LOG_GLOBAL) {
-            first[step * (int)kept++] = entry;
-            continue;
-        }
-        invalidate_index(c, log_index(entry));
-        if (LOG_SHIFT(entry) == 12)
-            *logged(c, entry) &= ~(1ull << (log_index(entry) & 63));
-    }
-    return kept;
-}
-
-static void flush_logged(Cpu *c, bool keep)
-{
-    if (c->tlb_log_count > TLB_SIZE) {
-        tlb_clear(c);
-        return;
-    }
-    c->tlb_log_count = flush_part(c, c->tlb_log, 1, c->tlb_log_count, keep);
-    c->tlb_log_large = flush_part(c, &c->tlb_log[TLB_SIZE - 1], -1, c->tlb_log_large, keep);
-    new_generation(c);
-}
-
-void tlb_flush_all(Cpu *c) { flush_logged(c, false); }
-
-void tlb_flush_nonglobal(Cpu *c) { flush_logged(c, true); }
-
-/* The tables hold one address space at a time: entries of another PCID are gone when CR3 changes. */
-void tlb_flush_pcid(Cpu *c, uint32_t pcid)
-{
-    if (!(c->cr4 & CR4_PCIDE) || pcid == (c->cr3 & 0xfff))
-        tlb_flush_nonglobal(c);
-}
-
-void tlb_flush_page(Cpu *c, uint64_t linear)
-{
-    if (c->tlb_log_count > TLB_SIZE) {
-        tlb_clear(c);
-        return;
-    }
-    /* What leads to code without a look at the tables is as good as ever where no code came from the page. */
-    bool fetched = code_fetched(c, log_index(linear));
-    invalidate_index(c, log_index(linear));
-    /* all 4 KiB pieces of a large page go with it */
-    for (uint32_t n = 1; n <= c->tlb_log_large; n++) {
-        uint64_t entry = c->tlb_log[TLB_SIZE - n];
-        if ((entry ^ linear) >> LOG_SHIFT(entry) == 0) {
-            fetched |= code_fetched(c, log_index(entry));
-            invalidate_index(c, log_index(entry));
-        }
-    }
-    if (fetched)
-        new_generation(c);
-}
-
-static void flush_phys_way(Cpu *c, unsigned at, unsigned n, uint64_t page)
-{
-    TlbEntry *e[] = {&c->tlb_user[at], &c->tlb_super[at], &c->tlb_super_ac[at], &c->tlb_slow[at]};
-    for (unsigned k = 0; k < ARRAY_SIZE(e); k++)
-        if (e[k]->linear != TLB_INVALID && e[k]->phys == page)
-            invalidate(e[k], n);
-}
-
-static void flush_phys_index(Cpu *c, unsigned n, uint64_t page)
-{
-    flush_phys_way(c, n, n, page);
-    if (second_used(c, n))
-        flush_phys_way(c, TLB_SIZE + n, n, page);
-}
-
-void tlb_flush_phys(Vm *vm, uint64_t phys)
-{
-    uint64_t page = phys & ~0xfffull;
-    core_stop(vm);
-    for (uint32_t k = 0; k < vm->cpu_count; k++) {
-        Cpu *c = vm->cpu[k];
-        if (!c)
-            continue;
-        if (c->tlb_log_count > TLB_SIZE) {
-            for (unsigned n = 0; n < TLB_SIZE; n++)
-                flush_phys_index(c, n, page);
-        } else {
-            for (uint32_t n = 0; n < c->tlb_log_count; n++)
-                flush_phys_index(c, log_index(c->tlb_log[n]), page);
-            for (uint32_t n = 1; n <= c->tlb_log_large; n++)
-                flush_phys_index(c, log_index(c->tlb_log[TLB_SIZE - n]), page);
-        }
-    }
 }

@@ -55,9 +55,10 @@ void cpu_update_mode(Cpu *c)
         c->seg_base[s] = c->seg[s].base;
     if (long64)
         c->seg_base[SEG_ES] = c->seg_base[SEG_CS] = c->seg_base[SEG_SS] = c->seg_base[SEG_DS] = 0;
-    if (c->code_base != c->seg_base[SEG_CS]) { /* the same RIP is other code now: what finds blocks by RIP alone must not */
-        c->code_base = c->seg_base[SEG_CS];
-        c->tlb_generation = next_generation(c);
+    uint64_t *code_base = &c->code_base[c->cpl == 3 ? CODE_USER : CODE_SUPERVISOR];
+    if (*code_base != c->seg_base[SEG_CS]) { /* the same RIP is other code now: what finds blocks by RIP alone must not */
+        *code_base = c->seg_base[SEG_CS];
+        tlb_code_moved(c);
     }
     update_denials(c);
 }
@@ -81,6 +82,7 @@ void cpu_update_tlb(Cpu *c)
         c->tlb = ac ? c->tlb_slow : c->tlb_user;
     else
         c->tlb = ac ? c->tlb_super_ac : c->tlb_super;
+    c->tlb_generation = c->generation[user ? CODE_USER : CODE_SUPERVISOR];
 }
 
 uint64_t cpu_get_rflags(Cpu *c) { return (c->eflags & ~FL_OSZAPC) | cc_flags(c) | 2; }
@@ -166,10 +168,7 @@ void cpu_reset(Cpu *c, bool init)
         c->a20_mask = ~0ull;
     if (c->lapic)
         lapic_reset(c, init);
-    if (!init)
-        tlb_clear(c);
-    else
-        tlb_flush_all(c);
+    tlb_flush_all(c);
     cpu_update_mode(c);
     cpu_attention(c);
 }

@@ -10,7 +10,6 @@
 /* ---- state.c, mmu.c ---- */
 void cpu_update_privilege(Cpu *c); /* after CS and SS have changed and nothing else did: quick from 64-bit to 64-bit code */
 void cpu_update_tlb(Cpu *c); /* after CPL, EFLAGS.AC or CR4.SMAP changed and nothing else did */
-void tlb_clear(Cpu *c);      /* the tables hold anything: makes all entries invalid */
 
 /* ---- selectors and descriptors: segment.c ---- */
 #define SEL_RPL(sel) ((sel) & 3u)

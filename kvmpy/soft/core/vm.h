@@ -42,7 +42,7 @@ struct KpVm {
     uint64_t code_cache;           /* bytes; 0: KP_CODE_CACHE */
     struct CodeMap *code; /* private to block.c: all decoded blocks */
     bool crowded;          /* code_make_room() is wanted */
-    uint64_t generation;   /* last tlb_generation given out: each is used once in the VM */
+    uint64_t generation;   /* last one given out to a vCPU: each is used once in the VM */
     Cpu *current;          /* vCPU in run(), or NULL: its budget counts into the time */
     volatile uint32_t running; /* threads inside a run: the VM cannot be destroyed */
     volatile bool kicked;  /* a kick waits to be answered */
@@ -62,9 +62,6 @@ struct KpVm {
     bool timed;              /* vCPUs' time is told apart, see timing.h; since these two readings */
     uint64_t timed_tsc, timed_ns;
 };
-
-/* A number for tlb_generation. In turns it is used once in the VM, since links hold it that all vCPUs share; vCPUs in parallel share none. */
-static inline uint64_t next_generation(const Cpu *c) { return c->parallel ? c->tlb_generation + 1 : ++c->vm->generation; }
 
 /* The slot that holds a physical address, or NULL. */
 Slot *vm_slot(Vm *vm, uint64_t gpa);

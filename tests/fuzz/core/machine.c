@@ -80,9 +80,7 @@ static Vm *put_back(const Kept *k)
     free(vm->point);
     for (unsigned n = 0; n < vm->cpu_count; n++) {
         Cpu *c = vm->cpu[n];
-        tlb_flush_all(c);
         memcpy(c, k->cpu[n], COLD);
-        c->tlb_generation = generation + 1 + n;
         *c->run = k->run[n];
         memset(c->record, 0, sizeof *c->record);
         if (c->lapic)
@@ -92,7 +90,9 @@ static Vm *put_back(const Kept *k)
         memcpy(vm->chips, k->chips, sizeof(struct Chips));
     code_drop_all(vm);
     *vm = k->first;
-    vm->generation = generation + 8;
+    vm->generation = generation;
+    for (unsigned n = 0; n < vm->cpu_count; n++)
+        tlb_flush_all(vm->cpu[n]);
     return vm;
 }
 

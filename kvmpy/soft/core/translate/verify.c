@@ -318,7 +318,7 @@ static void undo(Cpu *c, Verifier *v, bool keep)
     take_tags(v);
     for (uint32_t n = 0; n < v->pages; n++)
         put(c->vm, &v->page[n], v->page[n].before);
-    bool flushed = c->tlb_generation != verify_state_generation(&v->start) || v->fills > FILLS;
+    bool flushed = !verify_state_same_generations(c, &v->start) || v->fills > FILLS;
     verify_state_restore(c, &v->start);
     memcpy(c->stat, v->stat, sizeof v->stat);
     if (flushed)

@@ -62,14 +62,12 @@ void verify_state_restore(Cpu *c, const VerifyState *from)
     host_mxcsr_write(mxcsr_for_host(c->mxcsr));
 }
 
-static void get(const VerifyState *s, size_t at, void *to, size_t size) { memcpy(to, s->cpu + at, size); }
-
-uint64_t verify_state_generation(const VerifyState *s)
+bool verify_state_same_generations(const Cpu *c, const VerifyState *s)
 {
-    uint64_t generation;
-    get(s, offsetof(Cpu, tlb_generation), &generation, sizeof generation);
-    return generation;
+    return !memcmp(s->cpu + offsetof(Cpu, generation), c->generation, sizeof c->generation);
 }
+
+static void get(const VerifyState *s, size_t at, void *to, size_t size) { memcpy(to, s->cpu + at, size); }
 
 const VerifyDifference *verify_state_compare(const VerifyState *a, const VerifyState *b, uint32_t undefined, unsigned *n)
 {

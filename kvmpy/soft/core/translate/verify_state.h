@@ -25,7 +25,7 @@ typedef struct {
 /* Flags are noted as such, and MXCSR is whole. */
 void verify_state_take(const Cpu *c, VerifyState *to);
 void verify_state_restore(Cpu *c, const VerifyState *from);
-uint64_t verify_state_generation(const VerifyState *s);
+bool verify_state_same_generations(const Cpu *c, const VerifyState *s);
 /* The next thing that differs, from number *n on, or NULL. It stands until the next call. Flags of `undefined` may differ. */
 const VerifyDifference *verify_state_compare(const VerifyState *interpreted, const VerifyState *translated, uint32_t undefined, unsigned *n);
 
