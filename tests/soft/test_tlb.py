@@ -6,64 +6,27 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from kvmpy.native import lib
-from kvmpy.soft import SoftBackend
-from tests.soft.soft_guest import CODE, TABLES, Guest
-from tests.soft.system_guest import assemble
+from tests.soft.soft_guest import Guest
+from tests.soft.translated import forbidden
+from tests.soft.window_guest import FRAMES, PS, WINDOW, P, U, W, WindowGuest, frame, run, window_table
 
-HLT = lib.KVM_EXIT_HLT
-WINDOW = 1 << 39  # the second entry of the PML4
-SPACES = (TABLES, 0x30000)  # PML4s; their tables for the window follow at 0x20000 and 0x31000
-FRAMES = 0x40000
 FAR = 16 << 20  # pages so far apart share an index of the TLB
-P, W, U, PS, G = 1, 2, 4, 0x80, 0x100
-CR4_PGE, CR4_PCIDE = 0x80, 0x20000
 Make = Callable[..., Guest]
-
-
-def window_table(space: int) -> int:
-    """The page table of the window's first 2 MiB."""
-    return (0x22000, 0x33000)[space]
-
-
-def frame(number: int) -> int:
-    return FRAMES + number * 0x1000
 
 
 @pytest.fixture(params=[0, 1], ids=["interpreted", "translated"])
 def make(request: pytest.FixtureRequest) -> Iterator[Make]:
     made: list[Guest] = []
-    if request.param:
-        with SoftBackend(translate=1).create_vm() as vm:
-            if not vm.translating:
-                pytest.skip("this host lets no program make code")
+    if request.param and forbidden():
+        pytest.skip("this host lets no program make code")
 
     def build(source: str, frames: dict[int, str], *, cr4: int = 0) -> Guest:
-        """`frames`: code in frames 0 and on, as at the window's pages of the same number."""
-        guest = Guest(assemble(source, 64, CODE), "long", translate=request.param, chips=True)
-        made.append(guest)
-        guest.put(SPACES[1], guest.get(TABLES, 8))
-        for space, root in enumerate(SPACES):
-            directory = (0x20000, 0x31000)[space]
-            guest.put(root + 8, (directory | P | W | U).to_bytes(8, "little"))
-            guest.put(directory, (directory + 0x1000 | P | W | U).to_bytes(8, "little"))
-            guest.put(directory + 0x1000, (window_table(space) | P | W | U).to_bytes(8, "little"))
-            for page in range(16):
-                guest.put(window_table(space) + 8 * page, (frame(page) | P | W | U).to_bytes(8, "little"))
-        for number, text in frames.items():
-            guest.put(frame(number), assemble(text, 64, 0))
-        sregs = guest.vcpu.get_sregs()
-        sregs.cr4 |= cr4
-        guest.vcpu.set_sregs(sregs)
-        return guest
+        made.append(WindowGuest(source, frames, cr4=cr4, translate=request.param))
+        return made[-1]
 
     yield build
     for guest in made:
         guest.close()
-
-
-def run(guest: Guest) -> None:
-    assert guest.vcpu.run() == HLT
 
 
 def test_code_in_a_page_that_is_mapped_anew(make: Make) -> None:
