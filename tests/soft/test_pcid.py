@@ -213,6 +213,30 @@ def test_global_code(make: Make, flush: str, found: list[int]) -> None:
     assert seen(make, source, CODES, kernel=G, bits=G, cr4=CR4_PCIDE | CR4_PGE) == found
 
 
+@pytest.mark.parametrize(
+    ("bits", "flush", "found"),
+    [
+        (0, enter(0, 1), 1),
+        (0, enter(0, 1) + invlpg(2), 1),
+        (0, invlpg(1) + enter(0, 1), 1),
+        (0, invpcid(0, 1, WINDOW + 0x1000) + enter(0, 1), 4),
+        (0, enter(0, 1) + invlpg(1), 4),
+        (0, enter(0, 1) + invpcid(0, 1, WINDOW + 0x1000), 4),
+        (G, invlpg(1) + enter(0, 1), 4),
+        (G, invpcid(0, 2, WINDOW + 0x1000) + enter(0, 1), 1),
+        (G, enter(0, 1) + invlpg(1), 4),
+    ],
+    ids=["nothing", "other-page", "other-pcid", "away", "back", "invpcid", "global-away", "global-pcid", "global-back"],
+)
+def test_way_to_the_code_of_a_pcid(make: Make, bits: int, flush: str, found: int) -> None:
+    """PCID 1 has jumped from page 0 to page 1, and is away, where it is not told to be back; PCID 2 has its own code elsewhere."""
+    warm = "mov $40,%ecx\n1:\n" + enter(0, 1) + call(0) + enter(1, 2) + call(8) + f"mov ${FOUND:#x},%edi\ndec %ecx\njnz 1b\n"
+    guest = make(warm + entry(0, 1, 4, bits) + flush + call(0), {**CODES, 0: "jmp .+0x1000"}, cr4=CR4_PCIDE | CR4_PGE, kernel=G)
+    guest.put(window_table(0) + 8, (frame(1) | bits | P | W | U).to_bytes(8, "little"))
+    run(guest)
+    assert guest.found(1) == [found] or (guest.vcpu.statistics()["instructions_verified"] and guest.found(1) == [4])
+
+
 def test_code_of_a_large_page_after_the_pcid_has_come_back(make: Make) -> None:
     """INVLPG of another address than code was fetched at, whose entry the TLB has lost meanwhile."""
     at, directory = WINDOW + 0x200000 + frame(0), window_directory(0) + 8

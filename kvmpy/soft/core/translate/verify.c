@@ -422,8 +422,10 @@ static void catch_up(Cpu *c, Verifier *v)
     verify_state_restore(c, &v->end[0]);
     int64_t left = v->end[0].left;
     v->pass = INTERPRETED;
-    uint32_t first = v->blocks;
+    uint32_t first = v->blocks, known = v->pages;
     run_pass(c, v, more, STEPS);
+    for (uint32_t n = known; n < v->pages; n++) /* translated code has not written these */
+        memcpy(v->page[n].end[1], v->page[n].before, sizeof v->page[n].before);
     for (uint32_t n = first; n < v->blocks; n++)
         v->block[n].budget += left - more;
     v->end[0].left += left - more;
