@@ -323,6 +323,17 @@ def test_pages_that_share_an_index(make: Make) -> None:
     assert guest.found(15) == [0, 5, 6, 9] * 3 + [0, 5, 6]
 
 
+def test_a_global_page_of_the_second_way(make: Make) -> None:
+    """What took its place in the first is flushed; it comes back there, and goes when it is flushed itself."""
+    far = f"mov ${WINDOW + (16 << 20):#x},%rax\nmov (%rax),%rax\nstosq\n"
+    source = look(0) + far + enter(0, 0, keep=False) + look(0) + entry(0, 0, 4, G) + look(0) + invlpg(0) + look(0)
+    guest = make(source, bits=G, cr4=CR4_PCIDE | CR4_PGE)
+    guest.put(window_directory(0) + 8 * 8, (0x34000 | P | W | U).to_bytes(8, "little"))
+    guest.put(0x34000, (frame(9) | P | W | U).to_bytes(8, "little"))
+    run(guest)
+    assert guest.found(5) == [0, 9, 0, 0, 4]
+
+
 def test_code_appears_in_a_page_that_another_pcid_has_written(make: Make) -> None:
     """Its stores are noticed from then on, though it finds its entry again."""
     patch = f"mov ${WINDOW:#x},%rax\nincb 1(%rax)\n"  # the immediate of MOV

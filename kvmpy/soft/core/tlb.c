@@ -14,7 +14,7 @@
 
 #define WAYS 4 /* shift of the second way's bits in tlb_used */
 #define PARKED 12        /* address spaces: Linux uses six PCIDs of a vCPU in turn, twelve with page-table isolation */
-#define PARKED_PAGES 256 /* of each, the last ones walked: a move costs a tenth of a walk, and most may not be wanted again */
+#define PARKED_PAGES 256 /* of each, the last ones walked: a move costs a sixth of a walk, and most may not be wanted again */
 #define NO_PCID 0x1000u
 
 /* Cpu.code_own */

@@ -1,5 +1,6 @@
 /* Page walks over tables that the guest made, with every control bit: the walk stays inside RAM, agrees with the debugger's
-   translation, keeps what it found when asked again, and rights grow with A and D set, never shrink. */
+   translation, keeps what it found when asked again, and rights grow with A and D set, never shrink. What they find goes into the TLB,
+   between flushes and loads of CR3 with and without PCIDs: what a flush is asked for is gone from all tables. */
 #include "fuzz.h"
 
 #define TABLES 6
@@ -28,6 +29,50 @@ static uint64_t linear_address(Input *in)
         a |= (index >> 27 & 31) << 43;
     a |= low & 0xfff;
     return low & 0x4000 ? take(in, 8) : (uint64_t)((int64_t)(a << 16) >> 16);
+}
+
+static TlbEntry *slot_of(Cpu *c, unsigned table, uint64_t linear) { return &c->tlb_table[table][linear >> 12 & (TLB_SIZE - 1)]; }
+
+enum { BY_PAGE, BY_PHYS, NOT_GLOBAL, ANY };
+
+/* No entry of an index, or of all, is what a flush was asked to take. */
+static void check_gone(Cpu *c, unsigned first, unsigned end, int what, uint64_t page)
+{
+    for (unsigned n = first; n < end; n++)
+        for (unsigned table = 0; table < TLB_TABLES; table++)
+            for (unsigned way = 0; way < 2; way++) {
+                const TlbEntry *e = &c->tlb_table[table][way * TLB_SIZE + n];
+                if (e->linear == TLB_INVALID || (e->linear >> 12 & (TLB_SIZE - 1)) != n)
+                    continue;
+                bool stays = what == ANY ? false : what == BY_PAGE ? e->linear != page : what == BY_PHYS ? e->phys != page : e->flags & TLBF_GLOBAL;
+                CHECK(stays || !e->linear, "page %llx of table %u, way %u", (unsigned long long)e->linear, table, way);
+            }
+}
+
+static void flush_somehow(Cpu *c, uint64_t linear, uint64_t how)
+{
+    uint32_t pcid = (uint32_t)(how >> 4);
+    unsigned n = linear >> 12 & (TLB_SIZE - 1);
+    uint64_t phys = slot_of(c, 0, linear)->phys;
+    switch (how & 7) {
+    case 0: tlb_flush_pcid(c, pcid); break;
+    case 1: tlb_flush_pcid_page(c, pcid, linear); break;
+    case 2:
+        tlb_flush_pcids(c);
+        check_gone(c, 0, TLB_SIZE, NOT_GLOBAL, 0);
+        break;
+    case 3:
+        tlb_flush_all(c);
+        check_gone(c, 0, TLB_SIZE, ANY, 0);
+        break;
+    case 4:
+        tlb_flush_phys(c->vm, phys);
+        check_gone(c, n, n + 1, BY_PHYS, phys & ~0xfffull);
+        break;
+    default:
+        tlb_load_cr3(c, (c->cr3 & ~0xfffull) | (c->cr4 & CR4_PCIDE ? pcid : 0), c->cr4 & CR4_PCIDE && how & 8);
+        break;
+    }
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -75,16 +120,27 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             CHECK(!user || us, "a user's access to a supervisor page");
             CHECK(!mmu_walk(c, linear, access, user, &second), "the second walk faults");
             CHECK(first.phys == second.phys, "the second walk leads elsewhere");
+            TlbEntry *e = slot_of(c, user ? 0 : 1 + (what >> 7), linear);
+            if (e[TLB_SIZE].linear == first.linear && e->linear != first.linear)
+                tlb_swap_ways(c, e);
+            tlb_take(c, e, &first);
+            if (access == ACCESS_EXEC && user == (c->cpl == 3))
+                tlb_fetched(c, e);
         } else if (there)
             CHECK(error & 1, "not present, though translated: %x", error);
         if (what & 8) {
             uint64_t value = entry(&in), table = take(&in, 1), at = LONG_AT + (table >> 3) % TABLES * 0x1000 + (table & 7) * 8;
             memcpy(ram + at, &value, 8);
         }
-        if (what & 0x10)
+        if (what & 0x10) {
             tlb_flush_page(c, linear);
+            check_gone(c, linear >> 12 & (TLB_SIZE - 1), (linear >> 12 & (TLB_SIZE - 1)) + 1, BY_PAGE, linear & ~0xfffull);
+        }
         if (what & 0x20)
             tlb_flush_nonglobal(c);
+        if (what & 0x40)
+            flush_somehow(c, linear, take(&in, 1));
     }
+    tlb_flush_all(c);
     return 0;
 }
