@@ -101,9 +101,9 @@ class Tracefile:
         }  # fmt: skip
         return part
 
-    def leave_out(self, directory: str) -> None:
-        """Forgets the files below a directory."""
-        for path in [path for path in self.files if path.startswith(directory.rstrip("/") + "/")]:
+    def leave_out(self, name: str) -> None:
+        """Forgets files whose paths end so, by whole parts."""
+        for path in [path for path in self.files if path.endswith("/" + name)]:
             del self.files[path]
 
     def once(self) -> Tracefile:

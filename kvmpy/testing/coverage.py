@@ -12,13 +12,14 @@ from kvmpy.coverage.data import Coverage
 from kvmpy.coverage.sources import tracefile
 from kvmpy.coverage.tracefile import Tracefile
 from kvmpy.errors import KvmpyError
-from kvmpy.testing.include_dir import include_dir
 
 if TYPE_CHECKING:
     from kvmpy.debug.symbol_file import SymbolFile
     from kvmpy.testing.machine import GuestMachine
 
 SHOWN = 5
+HEADER = "kvmpy/testing/include/kvmpy.h"
+"""Of whatever kvmpy the guest was built with."""
 _Key = tuple[str, int, int, int]
 """Path, time and size of an image: a test may build another one in its place; how far it is moved."""
 
@@ -79,7 +80,7 @@ class GuestCoverage:
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         found = self._sum.only(self._sources).once()
         if not self._sources:
-            found.leave_out(include_dir())
+            found.leave_out(HEADER)
         terminalreporter.section("coverage of guests")
         write = terminalreporter.write_line
         for kind, place in self._config.getoption("--guest-cov-report") or [("term", "")]:
