@@ -31,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("kvmpy", "virtual machines")
     group.addoption(
         "--kvmpy-backends", default=None, metavar="LIST",
-        help="backends of the fixture `machine`, of soft and kvm, with commas (default: both; those that this host lacks are skipped)",
+        help="run tests on these backends alone: soft, kvm, or both with a comma (default: both; what this host lacks is skipped)",
     )
     group.addoption(
         "--kvmpy-strict", action="store_true",
@@ -215,17 +215,18 @@ def assemble(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Pr
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """--kvmpy-backends: tests of other backends are deselected, not skipped."""
-    wanted = _wanted(config)
-    out = [item for item in items if _backend_of(item) not in (None, *wanted)]
+    wanted = set(_wanted(config))
+    out = [item for item in items if not _backends_of(item) <= wanted]
     if out:
         config.hook.pytest_deselected(items=out)
         items[:] = [item for item in items if item not in set(out)]
 
 
-def _backend_of(item: pytest.Item) -> str | None:
-    """The parameter that the fixture `machine` gave a test."""
+def _backends_of(item: pytest.Item) -> set[str]:
+    """Those that a test cannot do without: of soft_machine and kvm_machine, and the parameter that the fixture `machine` gave it."""
+    found = {name for name in BACKENDS if f"{name}_machine" in getattr(item, "fixturenames", ())}
     name = getattr(item, "callspec", None) and item.callspec.params.get("machine")  # type: ignore[attr-defined]
-    return name if name in BACKENDS else None
+    return found | {name} if name in BACKENDS else found
 
 
 @pytest.hookimpl(tryfirst=True)

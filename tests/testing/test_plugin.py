@@ -67,6 +67,12 @@ def test_backends_are_chosen(tmp_path: Path) -> None:
     assert "1 passed, 1 deselected" in done.stdout
     (tmp_path / "pytest.ini").write_text("[pytest]\nkvmpy_backends = soft\n")
     assert "1 passed, 1 deselected" in run(tmp_path, source, "-q").stdout
+    (tmp_path / "pytest.ini").unlink()
+    source += "def test_kvm(kvm_machine): pass\ndef test_soft(soft_machine): pass\ndef test_made(make_machine): make_machine('soft')\n"
+    done = run(tmp_path, source, "-q", "--kvmpy-backends", "soft")
+    assert "3 passed, 2 deselected" in done.stdout
+    done = run(tmp_path, source, "-q", "--kvmpy-backends", "kvm", "--collect-only")
+    assert "3/5 tests collected (2 deselected)" in done.stdout and "test_soft" not in done.stdout
     done = run(tmp_path, source, "--kvmpy-backends", "bochs")
     assert done.returncode == 4 and "--kvmpy-backends bochs: of soft, kvm" in done.stderr
 
