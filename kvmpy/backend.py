@@ -98,6 +98,9 @@ class Vm(Protocol):
     traceable: frozenset[str]
     """Kinds of events (kvmpy.trace) that the backend can be asked to tell, beside what exits anyway."""
 
+    answerable: frozenset[str]
+    """Those of them that a listener may answer."""
+
     def run(self) -> Vcpu:
         """Only where `threaded` is false: runs the vCPUs in turns until one exits, and returns that one.
 

@@ -185,9 +185,14 @@ class Loop:
             self.tracer.end(verdict)
         return verdict
 
+    def _take_records(self) -> None:
+        if self.drains:
+            self.drains[0]()
+
     def _come_to_rest(self) -> None:
         with self.lock:
             try:
+                self._take_records()
                 for call in self.at_rest:
                     call()
             except Exception as error:
@@ -240,10 +245,13 @@ class Loop:
         """The thread of one vCPU."""
         try:
             run, acquire, release, posted = seat.vcpu.run, self.lock.acquire, self.lock.release, self._posted
-            handlers = self.handlers
+            handlers, drains = self.handlers, self.drains
             while self.verdict is None:
                 reason = run()
                 if reason == EXIT_INTR:
+                    if drains:
+                        with self.lock:
+                            self._take_records()
                     if self.rung is not None:
                         with self.lock:
                             self.rung()
@@ -253,6 +261,8 @@ class Loop:
                     continue
                 acquire()
                 try:
+                    if drains:
+                        drains[0]()
                     slot = reason if reason < KNOWN else KNOWN
                     seat.exits[slot] += 1
                     handlers[slot](self, seat)

@@ -59,6 +59,7 @@ class FakeVcpu:
 class FakeVm:
     name = "fake"
     traceable = frozenset()
+    answerable = frozenset()
 
     def __init__(self, *scripts, threaded=True):
         self.threaded = threaded

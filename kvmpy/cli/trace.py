@@ -163,8 +163,7 @@ class _Live:
         if chosen is not None and not arguments.quiet:
             lacking = chosen.kinds - chosen.named - SERVED - machine.vm.traceable - {"ioctl"}
             if lacking:
-                who = "vCPUs in parallel do" if machine.vm.name == "soft" else f"{machine.vm.name} does"
-                say(f"{who} not tell of {', '.join(sorted(lacking))} (the software CPU does, its vCPUs in turns)")
+                say(f"{machine.vm.name} does not tell of {', '.join(sorted(lacking))}; --backend soft does")
         if not self._count and arguments.output and output_format(arguments) == "binary":
             self._end = machine.trace_file(arguments.output, *([chosen] if chosen else [])).close  # without Python, where it can
             return

@@ -25,6 +25,7 @@ class KvmVm(IrqchipPart, EventPart, DirtyPart, MsrPart):
     name = "kvm"
     threaded = True
     traceable = frozenset(("msr",))
+    answerable = traceable
 
     def __init__(self, fd: int, record_size: int) -> None:
         super().__init__(fd)

@@ -35,6 +35,7 @@ class SoftVm:
     threaded = False
     traceable: frozenset[str] = frozenset(
         ("io", "mmio", "msr", "cpuid", "irq", "exception", "hypercall", "block", "instruction", "memory"))
+    answerable = traceable
 
     def __init__(self, virtual_clock: bool = False, tsc_khz: int = 0, parallel: bool = False) -> None:
         self._vm: CData = lib.kp_vm_create(int(virtual_clock), tsc_khz)
@@ -43,7 +44,7 @@ class SoftVm:
         if parallel:
             check("kp_vm_set_parallel", lib.kp_vm_set_parallel(self._vm))
             self.threaded = True
-            self.traceable = frozenset(("msr",))
+            self.answerable = frozenset(("msr",))
         self.virtual_clock = virtual_clock
         self.vcpus: dict[int, SoftVcpu] = {}
         self.translating = False

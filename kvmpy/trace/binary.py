@@ -147,10 +147,11 @@ class TraceWriter:
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise HostError(f"open {path}", error.errno or errno.EIO) from None
-        in_core = chosen.kinds & watcher.core_kinds
+        threaded = watcher.vm.threaded  # Python serves and tells their exits; the core tells what nobody else sees
+        in_core = frozenset() if plain and threaded else chosen.kinds & watcher.core_kinds
         if in_core and chosen.exact(in_core) and watcher.channels:
             self._channel = watcher.channels.pop()
-            self._sink = Sink(self._take, chosen, kinds=chosen.kinds & SERVED - in_core)
+            self._sink = Sink(self._take, chosen, kinds=chosen.kinds & SERVED - (frozenset() if threaded else in_core))
         else:
             self._sink = Sink(self._take, None if plain else chosen)
         self._closed = False
@@ -158,7 +159,7 @@ class TraceWriter:
         def set_rules() -> None:
             if self._channel is not None:
                 assert self._sink.filter is not None
-                flags = lib.KP_RULE_SERVED | (lib.KP_RULE_EXITS if plain else 0)
+                flags = 0 if threaded else lib.KP_RULE_SERVED | (lib.KP_RULE_EXITS if plain else 0)
                 rules = [rule_of(rule, 0, flags) for rule in self._sink.filter.rules(in_core)]
                 watcher.vm.set_trace(self._channel, rules, host=not watcher.virtual, fd=self._fd)
 

@@ -68,18 +68,18 @@ class Watcher:
         """Free ones of the core, for files."""
         self._follower = Sink(self._follow, parse(_MOVED), observe=False)
 
-    def check(self, chosen: Filter) -> None:
-        """MissingCapability for a kind that is asked for by name and cannot be told here."""
-        for kind in sorted(chosen.named - SERVED - self.vm.traceable):
+    def check(self, chosen: Filter, *, observe: bool = True) -> None:
+        """MissingCapability for a kind that is asked for by name and cannot be told here, or to no listener that does not `observe`."""
+        for kind in sorted(chosen.named - SERVED - (self.vm.traceable if observe else self.vm.answerable)):
             if kind == "ioctl":
                 raise ConfigError("ioctl: calls of another process, which a machine does not have")
             if self.vm.name == "soft":
-                raise MissingCapability(f"{kind}: told only of vCPUs in turns: leave parallel out")
+                raise MissingCapability(f"{kind}: vCPUs in parallel take no answer to it: observe=True looks on, or leave parallel out")
             raise MissingCapability(f"{kind}: {_WHY[kind]} (the software CPU tells them: --backend soft)")
 
     def add(self, sink: Sink) -> None:
         if sink.filter is not None:
-            self.check(sink.filter)
+            self.check(sink.filter, observe=sink.observe)
         self.locked(lambda: self.tracer.add(sink))
 
     def remove(self, sink: Sink) -> None:
@@ -87,8 +87,8 @@ class Watcher:
 
     @property
     def core_kinds(self) -> frozenset[str]:
-        """Kinds that the backend's own trace tells."""
-        kinds: frozenset[str] = frozenset() if self.vm.threaded else self.vm.traceable
+        """Kinds that the backend's own trace tells. MSRs of threaded vCPUs exit where a filter wants them."""
+        kinds: frozenset[str] = self.vm.traceable - {"msr"} if self.vm.threaded else self.vm.traceable
         return kinds
 
     def locked(self, change: Callable[[], None], *, wait: bool = False) -> None:
@@ -147,19 +147,24 @@ class Watcher:
         if accesses != self._accesses:
             self._accesses = accesses
             self.on_accesses(accesses)
-        if self.core_kinds:
+        core = self.core_kinds
+        if core:
             rules = [
                 rule_of(rule, group, 0 if sink.observe else lib.KP_RULE_STOP)
                 for group, sink in enumerate(tracer.sinks)
-                if sink.filter is not None and sink.in_core
-                for rule in sink.filter.rules(self.vm.traceable)
+                if self._told_by_core(sink)
+                for rule in (sink.filter.rules(core) if sink.filter is not None else ())
             ]
             if rules or self.loop.drains:
                 self.vm.set_trace(LIVE, rules, host=not self.virtual)
                 self._waiting = self.vm.trace_waiting(LIVE)
             self.loop.drains[:] = [self.drain] if rules else []
-        elif "msr" in self.vm.traceable:
+        if "msr" in self.vm.traceable - core:
             self._filter_msrs()
+
+    def _told_by_core(self, sink: Sink) -> bool:
+        """Of vCPUs in threads the core asks for no answers: who drains its records may be another vCPU's thread."""
+        return sink.filter is not None and sink.in_core and (sink.observe or not self.vm.threaded)
 
     def _filter_msrs(self) -> None:
         ranges: list[tuple[int, int, int]] = []
@@ -199,7 +204,7 @@ class Watcher:
                 seat = self.loop.seats[event.vcpu]
                 replace = self._replace(event, seat) if fields[11] & STOP else None
                 for sink in tracer.sinks:
-                    if sink.filter is None or not sink.in_core or not sink.filter.matches(event):
+                    if not self._told_by_core(sink) or sink.filter is None or not sink.filter.matches(event):
                         continue
                     if tracer.tell(sink, event, seat, replace):
                         break
@@ -246,7 +251,7 @@ class Watch:
 
     def __init__(self, watcher: Watcher, chosen: Filter | None, listener: Listener | None, observe: bool) -> None:
         if chosen is not None:
-            watcher.check(chosen)
+            watcher.check(chosen, observe=observe or listener is None)
         self._watcher = watcher
         self._filter = chosen
         self._observe = observe

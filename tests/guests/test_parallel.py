@@ -12,6 +12,7 @@ import pytest
 from kvmpy import ConfigError, Crashed, GuestExit, Halted, Machine, MissingCapability, Stopped
 from kvmpy.cli.main import main
 from kvmpy.soft import SoftBackend
+from kvmpy.trace.binary import BinaryFile
 from tests.guests.test_guests import built
 from tests.soft.system_guest import assemble, timer_ticks
 
@@ -114,8 +115,10 @@ def test_what_needs_turns_is_refused_in_one_line(tmp_path: Path, capsys: pytest.
     with Machine("1M", 2, backend="soft", parallel=True) as machine:
         with pytest.raises(ConfigError, match="coverage is recorded of vCPUs in turns: leave parallel out"):
             machine.coverage.start()
-        with pytest.raises(MissingCapability, match="told only of vCPUs in turns: leave parallel out"):
-            machine.trace("instruction")
+        with pytest.raises(MissingCapability, match="instruction: vCPUs in parallel take no answer to it"):
+            machine.trace("instruction", print)
+        with pytest.raises(MissingCapability, match="cpuid: vCPUs in parallel take no answer to it"):
+            next(machine.events("cpuid"))
     with pytest.raises(ConfigError, match="parallel: the backend is made already"):
         Machine("1M", backend=SoftBackend(), parallel=True)
     assert main(["run", "--smp", "2,sideways", str(tmp_path)]) != 0
@@ -133,3 +136,36 @@ def test_msrs_are_traced(smp_guest: Path) -> None:
         with machine.trace("msr") as trace:
             assert machine.run(SECONDS) == GuestExit(0)
         assert any(event.what == "msr" for event in trace)
+
+
+def test_what_the_core_alone_sees_is_told(smp_guest: Path, tmp_path: Path) -> None:
+    """To a listener and into a file, which is all that both saw, each vCPU's in order."""
+    with Machine("64M", 2, backend="soft", parallel=True) as machine:
+        machine.load(smp_guest)
+        chosen = "irq,block,memory[write],io,mmio"
+        with machine.trace(chosen) as events, machine.trace_file(tmp_path / "t", chosen):
+            assert machine.run(SECONDS) == GuestExit(0)
+    with open(tmp_path / "t", "rb") as file:
+        saved = list(BinaryFile(file))
+    for vcpu in (0, 1):
+        for kinds in (("irq", "block", "memory"), ("io", "mmio")):
+            told, kept = ([(e.what, e.data, e.rip) for e in some if e.vcpu == vcpu and e.what in kinds] for some in (events, saved))
+            assert told == kept
+    assert {(event.what, event.vcpu) for event in events} >= {("block", 0), ("block", 1), ("memory", 0), ("memory", 1), ("irq", 0)}
+    assert any(event.data.get("device") == "local APIC" for event in events if event.what == "mmio")
+
+
+def test_traces_come_and_go_while_it_runs(smp_guest: Path) -> None:
+    for _ in range(3):
+        with Machine("64M", 2, backend="soft", parallel=True) as machine:
+            machine.load(smp_guest)
+            found: list[object] = []
+            runner = threading.Thread(target=lambda machine=machine, found=found: found.append(machine.run(SECONDS)))
+            runner.start()
+            seen = 0
+            while runner.is_alive():
+                for chosen in ("instruction", "memory", "block,irq,exception"):
+                    with machine.trace(chosen) as events:
+                        runner.join(0.002)
+                    seen += len(events)
+            assert found == [GuestExit(0)] and seen > 100

@@ -6,6 +6,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "parallel.h"
 #include "run.h"
 #include "trace_channel.h"
 
@@ -233,12 +234,13 @@ static void rules_changed(Vm *vm, bool code, bool memory)
         }
 }
 
-int kp_vm_set_trace(Vm *vm, uint32_t channel, const struct kp_trace_rule *rules, uint32_t count, uint32_t flags, int fd)
+static int set_trace(Vm *vm, uint32_t channel, const struct kp_trace_rule *rules, uint32_t count, uint32_t flags, int fd)
 {
     if (channel >= KP_TRACE_CHANNELS)
         return -EINVAL;
     for (uint32_t n = 0; n < count; n++)
-        if (rules[n].kind > 31 || ((rules[n].flags & KP_RULE_STOP) && channel))
+        if (rules[n].kind > 31 || ((rules[n].flags & KP_RULE_STOP) && (channel || vm->parallel)) ||
+            ((rules[n].flags & KP_RULE_SERVED) && vm->parallel))
             return -EINVAL;
     if (!vm->trace) {
         if (!count)
@@ -287,10 +289,20 @@ int kp_vm_set_trace(Vm *vm, uint32_t channel, const struct kp_trace_rule *rules,
     return 0;
 }
 
+int kp_vm_set_trace(Vm *vm, uint32_t channel, const struct kp_trace_rule *rules, uint32_t count, uint32_t flags, int fd)
+{
+    core_lock(vm);
+    core_stop(vm);
+    int result = set_trace(vm, channel, rules, count, flags, fd);
+    core_unlock(vm);
+    return result;
+}
+
 int kp_vm_trace_take(Vm *vm, uint32_t channel, struct kp_trace_record *out, uint32_t room)
 {
     if (channel >= KP_TRACE_CHANNELS || !vm->trace)
         return 0;
+    core_lock(vm);
     Channel *ch = &vm->trace->channel[channel];
     uint32_t taken = 0;
     while (taken < ch->used) {
@@ -305,6 +317,7 @@ int kp_vm_trace_take(Vm *vm, uint32_t channel, struct kp_trace_record *out, uint
         memmove(ch->ring, ch->ring + taken, (ch->used - taken) * sizeof *out);
         ch->used -= taken;
     }
+    core_unlock(vm);
     return (int)taken;
 }
 
@@ -317,9 +330,12 @@ int kp_vm_trace_flush(Vm *vm, uint32_t channel, int last)
 {
     if (channel >= KP_TRACE_CHANNELS || !vm->trace)
         return 0;
-    if (last)
+    core_lock(vm);
+    if (last && vm->trace_served)
         trace_answered(vm);
-    return flush(&vm->trace->channel[channel]);
+    int result = flush(&vm->trace->channel[channel]);
+    core_unlock(vm);
+    return result;
 }
 
 uint64_t kp_vm_trace_lost(Vm *vm, uint32_t channel)

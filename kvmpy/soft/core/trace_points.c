@@ -2,6 +2,7 @@
 #include <errno.h>
 
 #include "exec.h"
+#include "parallel.h"
 #include "run.h"
 #include "system.h"
 #include "trace_channel.h"
@@ -18,6 +19,7 @@ static int64_t ahead(const Cpu *c, const Insn *i)
     return i->block ? i->left : c->alone;
 }
 
+/* With the core lock, which covers the channels and the clock. */
 static struct kp_trace_record begin(Cpu *c, const Insn *i, unsigned kind)
 {
     int64_t counted = ahead(c, i);
@@ -130,23 +132,31 @@ static struct kp_trace_record begin_access(Cpu *c, const Insn *i, unsigned kind,
 
 uint64_t trace_port(Cpu *c, const Insn *i, uint16_t port, unsigned size, bool write, uint64_t value)
 {
+    bool taken = core_take(c);
     struct kp_trace_record r = begin_access(c, i, KP_TRACE_IO, port, size, write, value);
     uint64_t key = write ? key_of(&r) : port | LOG_PORT, answer;
-    return write && asked(c, key, &answer) ? answer : tell(c, i, &r, key, value);
+    uint64_t told = write && asked(c, key, &answer) ? answer : tell(c, i, &r, key, value);
+    core_give(c, taken);
+    return told;
 }
 
 uint64_t trace_mmio_write(Cpu *c, const Insn *i, uint64_t phys, unsigned size, uint64_t value)
 {
+    bool taken = core_take(c);
     struct kp_trace_record r = begin_access(c, i, KP_TRACE_MMIO, phys, size, true, value);
     uint64_t answer;
-    return asked(c, key_of(&r), &answer) ? answer : tell(c, i, &r, key_of(&r), value);
+    uint64_t told = asked(c, key_of(&r), &answer) ? answer : tell(c, i, &r, key_of(&r), value);
+    core_give(c, taken);
+    return told;
 }
 
 void trace_mmio_read(Cpu *c, const Insn *i, uint64_t phys, unsigned size, uint64_t value)
 {
+    bool taken = core_take(c);
     struct kp_trace_record r = begin_access(c, i, KP_TRACE_MMIO, phys, size, false, value);
     if (emit(c, &r) && !is_boundary(c, i))
         ask(c, i, &r);
+    core_give(c, taken);
 }
 
 uint64_t trace_msr(Cpu *c, const Insn *i, uint32_t index, bool write, uint64_t value, bool *served)
@@ -166,6 +176,7 @@ bool trace_stops_at(const Cpu *c, unsigned kind, uint64_t subject) { return trac
 
 void trace_cpuid(Cpu *c, const Insn *i, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
 {
+    bool taken = core_take(c);
     struct kp_trace_record r = begin(c, i, KP_TRACE_CPUID);
     r.data[0] = leaf;
     r.data[3] = subleaf;
@@ -175,17 +186,21 @@ void trace_cpuid(Cpu *c, const Insn *i, uint32_t leaf, uint32_t subleaf, uint32_
         memcpy(out, &c->run->answer[1], 16);
     else
         tell(c, i, &r, key_of(&r), 0);
+    core_give(c, taken);
 }
 
 uint64_t trace_hypercall(Cpu *c, const Insn *i, uint64_t result)
 {
     static const uint8_t arguments[] = {RBX, RCX, RDX, RSI};
+    bool taken = core_take(c);
     struct kp_trace_record r = begin(c, i, KP_TRACE_HYPERCALL);
     uint64_t mask = in_64bit(c) ? ~0ull : 0xffffffff, answer;
     r.data[0] = c->gpr[RAX] & mask;
     for (unsigned n = 0; n < 4; n++)
         r.data[1 + n] = c->gpr[arguments[n]] & mask;
-    return asked(c, key_of(&r), &answer) ? answer : tell(c, i, &r, key_of(&r), result);
+    uint64_t told = asked(c, key_of(&r), &answer) ? answer : tell(c, i, &r, key_of(&r), result);
+    core_give(c, taken);
+    return told;
 }
 
 void trace_delivery(Cpu *c, const Insn *i, int vector, int kind, bool has_error, uint32_t error)
@@ -195,6 +210,7 @@ void trace_delivery(Cpu *c, const Insn *i, int vector, int kind, bool has_error,
     unsigned what = interrupt ? KP_TRACE_IRQ : KP_TRACE_EXCEPTION;
     if (!traced(c, what))
         return;
+    bool taken = core_take(c);
     struct kp_trace_record r = begin(c, i, what);
     r.data[0] = (uint64_t)vector;
     r.data[1] = error;
@@ -202,6 +218,7 @@ void trace_delivery(Cpu *c, const Insn *i, int vector, int kind, bool has_error,
     r.flags |= soft || (!interrupt && has_error) ? KP_RECORD_ERROR : 0;
     if (emit(c, &r))
         trace_leave(c);
+    core_give(c, taken);
 }
 
 /* ---- memory ---- */
@@ -210,10 +227,14 @@ void trace_settle(Cpu *c)
 {
     struct RunState *s = c->run;
     uint32_t count = s->seen_count;
+    if (!count)
+        return;
+    bool taken = core_take(c);
     s->seen_count = 0;
     for (uint32_t n = 0; n < count; n++)
         if (trace_append(c, &s->seen[n].record, NULL, false))
             trace_leave(c);
+    core_give(c, taken);
 }
 
 void trace_forget(Cpu *c)
@@ -236,6 +257,7 @@ void trace_before_access(Cpu *c, const Insn *i, uint64_t linear, unsigned size, 
 void trace_access(Cpu *c, const Insn *i, uint64_t linear, const void *data, unsigned size, bool write)
 {
     struct RunState *s = c->run;
+    bool taken = core_take(c);
     struct kp_trace_record r = begin_access(c, i, KP_TRACE_MEMORY, linear, size, write, 0);
     memcpy(&r.data[1], data, size < 32 ? size : 32);
     /* Reads wait until the instruction is sure to be ended and not begun anew: another one tells something, or this one writes. */
@@ -245,6 +267,7 @@ void trace_access(Cpu *c, const Insn *i, uint64_t linear, const void *data, unsi
         s->seen[s->seen_count++] = (SeenRead){.record = r, .rcx = c->gpr[RCX]};
     else if (emit(c, &r))
         trace_leave(c);
+    core_give(c, taken);
 }
 
 /* ---- code ---- */
@@ -257,7 +280,7 @@ static __attribute__((noinline)) bool tell_code(Cpu *c, const Insn *i, uint32_t 
         c->told_linear = NEVER;
         return false;
     }
-    bool stop = false;
+    bool stop = false, taken = core_take(c);
     if (block && traced(c, KP_TRACE_BLOCK)) {
         struct kp_trace_record r = begin(c, i, KP_TRACE_BLOCK);
         r.data[0] = linear;
@@ -273,6 +296,7 @@ static __attribute__((noinline)) bool tell_code(Cpu *c, const Insn *i, uint32_t 
         c->told_linear = linear;
         trace_leave(c);
     }
+    core_give(c, taken);
     return stop;
 }
 
