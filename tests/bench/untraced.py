@@ -86,8 +86,9 @@ def _instructions(side: str, count: int) -> int:
 
 def measure(rounds: int) -> dict[str, dict[str, float]]:
     """Of one exit, by row: with the trace, without it, and the ratio (of times: the median of each round's)."""
+    built = NATIVE.relative_to(ROOT)  # as make names what depends on headers
     subprocess.run(
-        ["make", "-s", "native", f"NATIVE={NATIVE}", f"NATIVE_OBJ={NATIVE.parent}", "OPT=-O2 -DKP_WITHOUT_TRACE"],
+        ["make", "-s", "native", f"NATIVE={built}", f"NATIVE_OBJ={built.parent}", "OPT=-O2 -DKP_WITHOUT_TRACE"],
         cwd=ROOT, check=True, timeout=600, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     result: dict[str, dict[str, float]] = {}
