@@ -426,6 +426,7 @@ class Machine(Inspection):
     def reset(self) -> None:
         """Switches the machine off and on: vCPUs, chips and devices in power-on state, memory zero, the image loaded again."""
         self.resets += 1
+        self.ended = None
         self._to_power_on()
         if self._boot is not None:
             self._boot()

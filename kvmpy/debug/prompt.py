@@ -13,8 +13,8 @@ from kvmpy.debug.control import KERNEL, Control, Stop
 from kvmpy.debug.points import Point
 from kvmpy.debug.symbol_file import KERNEL_HALF
 from kvmpy.debug.types.value import PathError, Value
-from kvmpy.errors import KvmpyError, MissingCapability
-from kvmpy.verdicts import Crashed, Stopped
+from kvmpy.errors import ConfigError, KvmpyError, MissingCapability
+from kvmpy.verdicts import Crashed, PowerOff, Stopped
 
 if TYPE_CHECKING:
     from kvmpy.machine import Machine
@@ -80,6 +80,8 @@ class Prompt:
 
     def use(self, index: int) -> Text:
         """The words are about this CPU from now on."""
+        if not 0 <= index < len(self.machine.cpu):
+            raise ConfigError(f"CPU {index}: this machine has {len(self.machine.cpu)}, counted from 0")
         self._names["cpu"] = self.machine.cpu[index]
         self.control.current = index
         return self.where()
@@ -118,12 +120,17 @@ class Prompt:
         head = f"CPU {self.current}: {self.machine.where(self.current)}"
         return [head, *map(str, self.machine.disassemble(count=1, cpu=self.current))]
 
+    def _run(self, *arguments: Any, **options: Any) -> Stop:
+        if isinstance(self.machine.ended, PowerOff):
+            raise ConfigError("the guest has switched the machine off: reset() switches it on again")
+        return self.control.run(*arguments, **options)
+
     def step(self, n: int = 1) -> Text:
         """Runs `n` instructions of the CPU in use."""
         stop = None
         try:
             for _ in range(max(n, 1)):
-                stop = self.control.run(frozenset((self.current,)))
+                stop = self._run(frozenset((self.current,)))
                 if stop.hit is None or stop.hit.kind != "step":
                     break
         except KeyboardInterrupt:
@@ -134,7 +141,7 @@ class Prompt:
     def cont(self, seconds: float | None = None) -> Text:
         """Runs until a point, a verdict, Ctrl-C, or for some seconds."""
         try:
-            return self._show(self.control.run(timeout=seconds))
+            return self._show(self._run(timeout=seconds))
         except KeyboardInterrupt:
             return Text("\n".join(["[interrupted]", *self._here()]))
 
@@ -235,7 +242,10 @@ class Prompt:
 
     def symbol(self, name: str) -> Any:
         """The address of a symbol."""
-        return self.machine.symbol(name)
+        try:
+            return self.machine.symbol(name)
+        except KeyError:
+            raise PathError(f"no symbol {name!r} is known") from None
 
     def walk(self, place: int | str) -> Text:
         """The page walk of an address."""

@@ -114,6 +114,20 @@ def test_a_guest_through_a_pipe() -> None:
     assert "PathError: no symbol 'nobody' is known\n" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_what_a_word_cannot_do_is_a_line(tmp_path: Path) -> None:
+    image = tmp_path / "off.bin"
+    image.write_bytes(bytes.fromhex("ba0406 b80034 ef f4"))  # mov dx, 604h; mov ax, 3400h; out dx, ax: S5 at PM1a_CNT
+    lines = ["symbol('nobody')", "use(7)", "cont()", "cont()", "step()", "reset()", "machine.ended is None", "step()"]
+    done = subprocess.run(
+        [sys.executable, "-m", "kvmpy.cli.main", "repl", "--backend", "soft", "-q", "--boot", "flat16@0x7c00", str(image)],
+        input="\n".join(lines) + "\n", capture_output=True, text=True, timeout=60, cwd=ROOT,
+    )  # fmt: skip
+    assert "[powered off]" in done.stdout and done.stdout.count("ConfigError") == 0
+    assert done.stderr.count("ConfigError: the guest has switched the machine off: reset() switches it on again\n") == 2
+    assert "PathError: no symbol 'nobody' is known\n" in done.stderr and "CPU 7: this machine has 1" in done.stderr
+    assert ">>> True\n" in done.stdout and "=> 0x7c03" in done.stdout and "Traceback" not in done.stderr
+
+
 def test_what_makes_no_sense(tmp_path: Path) -> None:
     for words, status in ((["repl"], 64), (["repl", "--timeout", "3", str(HELLO)], 64), (["repl", str(tmp_path / "none")], 65)):
         command = [sys.executable, "-m", "kvmpy.cli.main", *words]
