@@ -154,19 +154,23 @@ class Lines:
         return table
 
     def _read(self, unit: Any, rows: Rows) -> None:
-        """A unit's rows; the end of a sequence has None, unless another sequence begins there."""
+        """A unit's rows; the end of a sequence has None, unless another sequence begins there. Of several rows at one address the last
+        that begins a statement holds, or the last."""
         program = self._dwarf.line_program_for_CU(unit)
         if program is None:
             return
         names = _file_names(program, unit)
         first = 0 if program["version"] >= 5 else 1
+        statements: set[int] = set()
         for entry in program.get_entries():
             state = entry.state
             if state is None:
                 continue
             if state.end_sequence:
                 rows.setdefault(state.address, None)
-            else:
+            elif state.is_stmt or state.address not in statements:
+                if state.is_stmt:
+                    statements.add(state.address)
                 index = state.file - first
                 rows[state.address] = Line(names[index] if 0 <= index < len(names) else "?", state.line)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -96,6 +97,20 @@ def test_lines_to_and_fro(machine: Machine) -> None:
     assert machine.symbols.addresses("debug/inspected.c", line) == [address]
     assert machine.symbols.addresses("other.c", line) == [] and machine.symbols.addresses("inspected.c", 100000) == []
     assert machine.symbols.line(0x50) is None
+
+
+@pytest.mark.skipif(shutil.which("gdb") is None, reason="gdb is not installed (apt-get install gdb)")
+@pytest.mark.parametrize("version", ["-gdwarf-4", "-gdwarf-5"])
+def test_lines_are_those_of_gdb(tmp_path: Path, version: str) -> None:
+    image = compile_c(HERE / "inspected.c", tmp_path, 64, version, "-O2")
+    symbols = Symbols()
+    symbols.add(image)
+    addresses = [one.address + at for one in symbols if one.function for at in range(0, one.size, 3)]
+    words = [word for address in addresses for word in ("-ex", f"info line *{address:#x}")]
+    said = subprocess.run(["gdb", "-nx", "-batch", *words, image], capture_output=True, text=True, timeout=60).stdout
+    theirs = [int(line.split()[1]) if line.startswith("Line ") else None for line in said.splitlines()]
+    found = map(symbols.line, addresses)
+    assert len(addresses) > 50 and [None if one is None else one.line for one in found] == theirs
 
 
 def test_of_many_units_only_those_with_the_name_are_read(tmp_path: Path) -> None:
