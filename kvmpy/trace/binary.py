@@ -3,6 +3,7 @@
     header    8 bytes MAGIC, u32 version, u32 bytes of JSON that follow, the JSON, zeros up to a multiple of 80
     record    struct kp_trace_record (abi/core.inc), little endian
     data      KP_RECORD_BYTES and KP_RECORD_JSON: data[1] bytes behind their record, zeros up to a multiple of 80
+    end       END, where the writer was not stopped before
 
 The JSON of the header tells `kinds` (numbers of kinds by name), `ports` and `mmio` (first, last, name: who answers there), and what
 the writer knew of the machine.
@@ -27,6 +28,8 @@ from kvmpy.trace.tracer import PLAIN, SERVED, Sink
 from kvmpy.trace.watch import Watcher, rule_of
 
 VERSION = 1
+END = b"kvmpy: end of trace".ljust(SIZE, b"\0")
+"""In place of a last record: of kind 0, which none has."""
 _HEAD = struct.Struct("<8sII")
 MOST_PAYLOAD = 1 << 20
 LONGEST = (1 << 32) - 1
@@ -53,7 +56,8 @@ class BinaryWriter:
         self._write(record_of(event))
 
     def close(self) -> None:
-        """Nothing is left behind."""
+        """The trace is whole with this."""
+        self._write(END)
 
 
 class BinaryFile:
@@ -93,13 +97,15 @@ class BinaryFile:
         return f"{address:#x}"
 
     def __iter__(self) -> Iterator[Event]:
-        """Raises TraceError behind the last whole event where the file is cut off or broken."""
+        """Raises TraceError behind the last whole event where the file is cut off, broken or without an end."""
         number = 0
         answered: dict[int, int] = {}
         while data := self._file.read(SIZE):
             number += 1
             if len(data) < SIZE:
                 raise TraceError(f"{self.path}: cut off inside event {number}")
+            if data == END:
+                return
             fields = RECORD.unpack(data)
             size = payload_size(fields)
             if size > MOST_PAYLOAD:
@@ -120,6 +126,7 @@ class BinaryFile:
             if event.cost or event.guest:
                 answered[event.vcpu] = event.host + event.cost
             yield event
+        raise TraceError(f"{self.path}: the trace has no end, its writer was stopped behind event {number}")
 
     def _device(self, event: Event) -> str | None:
         places, at = (self._ports, event.data["port"]) if event.what == "io" else (self._mmio, event.data["address"])
@@ -214,6 +221,7 @@ class TraceWriter:
                 self._core_flush(last=True)
                 watcher.vm.set_trace(self._channel, [], host=False)
                 watcher.channels.add(self._channel)
+            self._buffer += END
             self._flush()
             os.close(self._fd)
 

@@ -31,7 +31,7 @@ def test_a_timeout_is_explained_and_kept(image: Path, tmp_path: Path) -> None:
     kept = tmp_path / "autopsy.json"
     done = kvmpy("run", "--boot", "flat16", "--backend", "soft", "--timeout", "0.3", "--autopsy", kept, image)
     assert done.returncode == 124
-    heading = "stopped: timeout: spins in 0x7c00-0x7c00 (100 % of 400 samples)"
+    heading = "stopped: timeout: spins in 0x7c00 (100 % of 400 samples)"
     assert heading in done.stderr.splitlines()
     data = json.loads(kept.read_text())
     assert data["heading"] == heading and data["verdict"] == "Stopped"

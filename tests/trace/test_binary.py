@@ -177,6 +177,20 @@ def test_broken_and_truncated_files() -> None:
     assert start % SIZE == 0
 
 
+def test_a_writer_that_was_stopped_between_two_events_is_noticed() -> None:
+    file = io.BytesIO()
+    writer = BinaryWriter(file)
+    writer(Event("io", 0, 1, {"port": 0x80, "size": 1, "count": 1, "write": True, "value": 0}))
+    file.seek(0)
+    events = iter(BinaryFile(file, "t"))
+    assert next(events).data["port"] == 0x80
+    with pytest.raises(TraceError, match="the trace has no end, its writer was stopped behind event 1"):
+        next(events)
+    writer.close()
+    file.seek(0)
+    assert len(list(BinaryFile(file, "t"))) == 1
+
+
 def test_a_long_time_in_the_guest_is_told_by_the_clock() -> None:
     """A record has 32 bits for it: 4.3 seconds."""
     file = io.BytesIO()
@@ -184,10 +198,13 @@ def test_a_long_time_in_the_guest_is_told_by_the_clock() -> None:
     data = {"port": 0x80, "size": 1, "count": 1, "write": True, "value": 0}
     for host, guest in ((1_000, 500), (20_000_001_000, 20_000_000_000 - 100), (20_000_002_000, 900)):
         writer(Event("io", 0, host, data, 0x1000, host, guest, 100))
+    writer.close()
     file.seek(0)
     assert [event.guest for event in BinaryFile(file, "t")] == [500, 20_000_000_000 - 100, 900]
     file = io.BytesIO()
-    BinaryWriter(file)(Event("io", 3, 0, data, 0x1000, 10_000_000_000, 5_000_000_000, 100))
+    writer = BinaryWriter(file)
+    writer(Event("io", 3, 0, data, 0x1000, 10_000_000_000, 5_000_000_000, 100))
+    writer.close()
     file.seek(0)
     assert [event.guest for event in BinaryFile(file, "t")] == [0xFFFFFFFF], "nothing came before"
 
