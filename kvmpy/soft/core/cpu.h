@@ -175,12 +175,12 @@ static inline uint64_t tlb_no_tag(uint64_t n) { return ((n ^ TLB_SIZE / 2) & (TL
 /* What walks since the last flush may have put into the tables, see tlb.c. */
 enum { TLB_OWN, TLB_GLOBAL }; /* pages of the present address space; global pages */
 typedef struct {
-    uint64_t page[TLB_SIZE];
-    uint32_t small;                 /* 4 KiB pages, from the start */
-    uint32_t large;                 /* larger pages, from the end */
+    uint32_t small;                 /* 4 KiB pages, from the start of page[] */
+    uint32_t large;                 /* larger pages, from its end */
     bool lost;                      /* there were more */
     uint64_t logged[TLB_SIZE / 64]; /* index of an entry of 4 KiB pages stands there */
     uint64_t fetched[TLB_SIZE / 64]; /* index of an entry that code was fetched by under a generation that still stands */
+    uint64_t page[TLB_SIZE];
 } TlbLog;
 
 enum { CODE_SUPERVISOR, CODE_USER }; /* of Cpu.generation */

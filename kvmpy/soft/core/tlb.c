@@ -258,39 +258,42 @@ void tlb_flush_nonglobal(Cpu *c)
     own_code_changed(c);
 }
 
-/* Empties an address's index, and all pieces of the log's larger page that holds it; gives whether code was fetched there: what leads
-   to code without a look at the tables is as good as ever where it was not. */
-static bool flush_logged_page(Cpu *c, unsigned which, uint64_t linear)
+/* Takes all pieces of the log's larger page that holds an address; gives whether code was fetched there: what leads to code without a
+   look at the tables is as good as ever where it was not. */
+static bool flush_large(Cpu *c, const TlbLog *log, uint64_t linear, bool global)
 {
-    const TlbLog *log = &c->tlb_log[which];
-    bool fetched = bit(log->fetched, index_of(linear));
-    invalidate_index(c, index_of(linear), which == TLB_GLOBAL);
+    bool fetched = false;
     for (uint32_t n = 1; n <= log->large; n++) {
         uint64_t page = log->page[TLB_SIZE - n];
         if ((page ^ linear) >> (page & 0x3f) == 0) {
             fetched |= bit(log->fetched, index_of(page));
-            invalidate_index(c, index_of(page), which == TLB_GLOBAL);
+            invalidate_index(c, index_of(page), global);
         }
     }
     return fetched;
 }
 
-static void flush_own_page(Cpu *c, uint64_t linear)
+static void flush_page(Cpu *c, uint64_t linear, bool global)
 {
-    if (c->tlb_log[TLB_OWN].lost)
+    const TlbLog *own = &c->tlb_log[TLB_OWN], *all = &c->tlb_log[TLB_GLOBAL];
+    unsigned n = index_of(linear);
+    if (own->lost || (global && all->lost)) {
         tlb_clear(c);
-    else if (flush_logged_page(c, TLB_OWN, linear) || c->code_own & CODE_UNLOGGED)
+        return;
+    }
+    invalidate_index(c, n, global);
+    bool own_code = bit(own->fetched, n) || c->code_own & CODE_UNLOGGED, global_code = global && bit(all->fetched, n);
+    if (own->large)
+        own_code |= flush_large(c, own, linear, global);
+    if (global && all->large)
+        global_code |= flush_large(c, all, linear, true);
+    if (global_code)
+        all_code_changed(c);
+    else if (own_code)
         own_code_changed(c);
 }
 
-void tlb_flush_page(Cpu *c, uint64_t linear)
-{
-    flush_own_page(c, linear);
-    if (c->tlb_log[TLB_GLOBAL].lost)
-        tlb_clear(c);
-    else if (flush_logged_page(c, TLB_GLOBAL, linear))
-        all_code_changed(c);
-}
+void tlb_flush_page(Cpu *c, uint64_t linear) { flush_page(c, linear, true); }
 
 static void flush_phys_index(Cpu *c, unsigned n, uint64_t page)
 {
@@ -366,7 +369,7 @@ void tlb_flush_pcid_page(Cpu *c, uint32_t pcid, uint64_t linear)
 {
     Space *s = space_of(c, pcid);
     if (pcid == present_pcid(c)) {
-        flush_own_page(c, linear);
+        flush_page(c, linear, false);
     } else if (s) {
         drop_pages(s, is_linear, linear);
         s->code_own = 0; /* how its code is found anew */
