@@ -14,7 +14,8 @@ CC := gcc
 endif
 CFLAGS_COMMON := -std=gnu11 -Wall -Wextra -fno-strict-aliasing -fPIC -Ikvmpy -Ikvmpy/soft/core
 WERROR ?= -Werror
-OPT    ?= -O2
+# Functions begin with a cache line: without it a page fault takes 400 to 460 ns, as what stands before a handler grows or shrinks.
+OPT    ?= -O2 -falign-functions=64
 NATIVE ?= kvmpy/_native.abi3.so
 NATIVE_OBJ ?= build/native
 
