@@ -16,7 +16,7 @@ from kvmpy.errors import ConfigError, TranslatorError
 from kvmpy.machine import Machine
 from kvmpy.native import ffi, lib
 from kvmpy.soft import SoftBackend
-from kvmpy.soft.backend import VERIFY_VARIABLE, verifying
+from kvmpy.soft.backend import VARIABLE, VERIFY_VARIABLE, verifying
 from kvmpy.verdicts import GuestExit
 from tests.soft.soft_guest import CODE, Guest
 from tests.soft.system_guest import assemble
@@ -29,6 +29,12 @@ DATA = 0x20000
 Make = Callable[..., Guest]
 
 pytestmark = needs_code
+
+
+@pytest.fixture(autouse=True)
+def by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all tests run interpreted, or translated at once, these do as they would anyway."""
+    monkeypatch.delenv(VARIABLE, raising=False)
 
 
 @pytest.fixture
