@@ -246,7 +246,9 @@ class Loop:
         try:
             run, acquire, release, posted = seat.vcpu.run, self.lock.acquire, self.lock.release, self._posted
             handlers, drains = self.handlers, self.drains
-            while self.verdict is None:
+            while True:  # as in _run_turns
+                if self.verdict is not None:
+                    break
                 reason = run()
                 if reason == EXIT_INTR:
                     if drains:
@@ -285,7 +287,9 @@ class Loop:
                 seat = chosen[0]
                 if self.runner is None and len(chosen) == 1 and len(self.seats) > 1:
                     run = _alone(seat.vcpu)
-                while self.verdict is None:
+                while True:  # a jump back makes Python 3.11 specialise a function (PEP 659) that is called once, a condition does not
+                    if self.verdict is not None:
+                        break
                     vcpu = run()
                     if vcpu is not seat.vcpu:
                         seat = seats[vcpu.index]

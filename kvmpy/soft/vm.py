@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from kvmpy.errors import ConfigError, HostError, TranslatorError
 from kvmpy.native import CData, check, ffi, lib
@@ -15,6 +15,7 @@ _FOR_EVER = (1 << 63) - 1
 _TAKEN = 1024
 _COVERAGE_PAGES = 64
 _U32 = (1 << 32) - 1
+_INTERRUPTED, _AGAIN = -errno.EINTR, -errno.EAGAIN
 
 Pair = tuple[int, int]
 Rule = tuple[int, int, int, Pair, Pair, Pair, Pair, Pair, Pair]
@@ -24,6 +25,13 @@ def _difference(one: CData) -> tuple[str, int | None, bytes, bytes]:
     name = ffi.string(one.name).decode()
     gpa = int(one.gpa) if name in ("memory", "stored") else None
     return name, gpa, bytes(one.interpreted[0 : one.size]), bytes(one.translated[0 : one.size])
+
+
+def _interrupted(vcpus: dict[int, SoftVcpu]) -> SoftVcpu:
+    for vcpu in vcpus.values():
+        if vcpu.record.exit_reason == lib.KVM_EXIT_INTR:
+            return vcpu
+    raise HostError("kp_vm_run", errno.EINTR)
 
 
 class SoftVm:
@@ -51,6 +59,9 @@ class SoftVm:
         """Blocks that run often are translated to host code."""
         self._slots: dict[int, int] = {}
         self._taken: CData = None
+        self.run: Callable[[], SoftVcpu] = self._bound_run()
+        """Runs the vCPUs, which are not parallel, in turns until one exits, and gives that one; KVM_EXIT_INTR stands in its record
+        after a kick or a deadline. Signal handlers of Python run meanwhile; what they raise passes through."""
 
     def __enter__(self) -> SoftVm:
         return self
@@ -124,24 +135,21 @@ class SoftVm:
         lib.kp_vm_remembered(self._pointer(), found, count)
         return [(one.rip, one.host, one.size) for one in found]
 
-    def run(self) -> SoftVcpu:
-        """Runs the vCPUs, which are not parallel, in turns until one exits, and gives that one; KVM_EXIT_INTR stands in its record
-        after a kick or a deadline. Signal handlers of Python run meanwhile; what they raise passes through."""
-        pointer = self._pointer()
-        while True:
-            code = lib.kp_vm_run(pointer)
-            if code >= 0:
-                return self.vcpus[code]
-            if code == -errno.EINTR:
-                return self._interrupted()
-            if code != -errno.EAGAIN:
-                check("kp_vm_run", code)
+    def _bound_run(self) -> Callable[[], SoftVcpu]:
+        """`run` with all that it needs at each exit looked up once."""
+        kp_vm_run, pointer, vcpus = lib.kp_vm_run, self._vm, self.vcpus
 
-    def _interrupted(self) -> SoftVcpu:
-        for vcpu in self.vcpus.values():
-            if vcpu.record.exit_reason == lib.KVM_EXIT_INTR:
-                return vcpu
-        raise HostError("kp_vm_run", errno.EINTR)
+        def run() -> SoftVcpu:
+            while True:
+                code = kp_vm_run(pointer)
+                if code >= 0:
+                    return vcpus[code]
+                if code == _INTERRUPTED:
+                    return _interrupted(vcpus)
+                if code != _AGAIN:
+                    check("kp_vm_run", code)
+
+        return run
 
     def now(self) -> int:
         """Nanoseconds of the VM's clock: since it was made, or as set_clock set it."""
@@ -318,6 +326,7 @@ class SoftVm:
             if lib.kp_vm_running(pointer):
                 raise HostError("VM of the software CPU", errno.EBUSY, "a thread runs its vCPUs: kick them, and wait for it")
             self._vm = None
+            self.run = self._pointer
             for vcpu in self.vcpus.values():
                 vcpu.detach()
             lib.kp_vm_destroy(pointer)
