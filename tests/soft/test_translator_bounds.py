@@ -57,6 +57,23 @@ def test_an_instruction_over_the_pages_end_follows_the_next_pages_translation(gu
     assert (regs.rcx, regs.rax & 0xFF) == (12, 2)
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (0x9000000000000000, 0x1000000040000000), (0x8000000000001000, 0x7000000000000000), (0x7FFFFFFFFFFFFFFF, 0x8000000000000000),
+        (0x7FFFFFFFFFFFFFFF, 0x7FFFFFFFFFFFFFFF), (0xFFFFFFFFFFFFFFFF, 0),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("opcode", [0xA0, 0xA2], ids=["load", "store"])
+def test_absolute_addresses_far_apart_share_no_check(guest: Guest, opcode: int, first: int, second: int) -> None:
+    """Their distance overflows 63 bits. Each is #GP or #PF, which without an IDT ends the run, wherever the host's memory is."""
+    access = bytes([opcode]) + first.to_bytes(8, "little") + bytes([opcode]) + second.to_bytes(8, "little")
+    guest.put(CODE, access * 2 + b"\xf4")
+    guest.set(rip=CODE, rax=0x55)
+    assert guest.vcpu.run() == lib.KVM_EXIT_SHUTDOWN
+    assert guest.vcpu.get_regs().rip == CODE
+
+
 class Bounded:
     """A VM whose RAM ends before memory that the process may touch, so that what reaches too far is seen."""
 

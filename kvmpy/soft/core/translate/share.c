@@ -80,9 +80,11 @@ static unsigned gather(const Emit *e, unsigned base, int64_t *low, int64_t *high
     for (const Insn *i = e->i; i->left; i++) {
         Use u = use_of(i, base, stack_size(e));
         if (u.access) {
-            int64_t first = u.low + moved, end = first + u.size;
+            int64_t first, end; /* of absolute addresses anything that 64 bits hold */
+            if (__builtin_add_overflow(u.low, moved, &first) || __builtin_add_overflow(first, (int64_t)u.size, &end))
+                break;
             int64_t l = count && *low < first ? *low : first, h = count && *high > end ? *high : end;
-            if (h - l > SPAN)
+            if ((uint64_t)h - (uint64_t)l > SPAN)
                 break;
             *low = l;
             *high = h;
@@ -96,19 +98,26 @@ static unsigned gather(const Emit *e, unsigned base, int64_t *low, int64_t *high
     return count;
 }
 
+/* Does the range from `low` to `high` hold `size` bytes at `at`? */
+static bool inside(int64_t low, int64_t high, int64_t at, unsigned size)
+{
+    return at >= low && at <= high && (uint64_t)high - (uint64_t)at >= size;
+}
+
 bool emit_shared(Emit *e, unsigned base, int64_t disp, unsigned size, int kind, Rm *out)
 {
     Held *h = &e->held;
     Code *o = &e->code;
-    int64_t at = disp + h->moved;
-    if (h->valid && h->base == base && at >= h->low && at + size <= h->high && (kind == CHECK_READ || h->write)) {
+    int64_t at;
+    if (h->valid && h->base == base && !__builtin_add_overflow(disp, h->moved, &at) && inside(h->low, h->high, at, size) &&
+        (kind == CHECK_READ || h->write)) {
         emit_load(o, H_RCX, rm_slot(SLOT_HELD));
         *out = rm_mem(H_RCX, (int32_t)(at - h->low));
         return true;
     }
     int64_t low = 0, high = 0;
     bool write = kind == CHECK_WRITE;
-    if (region_insn(e, e->i)->origin->block->unshared || gather(e, base, &low, &high, &write) < 2 || disp < low || disp + size > high)
+    if (region_insn(e, e->i)->origin->block->unshared || gather(e, base, &low, &high, &write) < 2 || !inside(low, high, disp, size))
         return false;
     if (base != ZERO_REG && low != (int32_t)low)
         return false; /* a register that has been moved: the sum fits no displacement */
