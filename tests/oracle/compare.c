@@ -89,7 +89,8 @@ bool exempt(Cpu *c, State *core, State *host, const Case *t)
         core->mxcsr = host->mxcsr; /* flags of the products and of the sums */
     if (core->vector == EXC_XM && host->vector == EXC_XM && host->mxcsr & ~host->mxcsr >> 7 & (MXCSR_UE | MXCSR_OE))
         core->mxcsr = (core->mxcsr & ~MXCSR_PE) | (host->mxcsr & MXCSR_PE); /* exact were it not for the bounded exponent */
-    uint64_t width = (core->cr2 | host->cr2) >> 32 ? ~0ull : 0xffffffff; /* with 32-bit addresses operands wrap around */
+    uint64_t both = core->cr2 | host->cr2;
+    uint64_t width = both >> 32 ? ~0ull : both >> 16 ? 0xffffffff : 0xffff; /* with 32-bit and 16-bit addresses operands wrap around */
     static const char *const piecewise[] = {"fldenv", "frstor", "fnstenv", "fnsave", "fxsave", "fxrstor",
                                             "xsave", "xrstor", "maskmov", "vmaskmov"};
     if (core->vector == EXC_PF && host->vector == EXC_PF && host->cr2 >> 47)
@@ -101,8 +102,8 @@ bool exempt(Cpu *c, State *core, State *host, const Case *t)
             if (!strncmp(info->mnemonic, piecewise[n], strlen(piecewise[n])) && ((core->cr2 - host->cr2 + 1024) & width) < 2048)
                 core->cr2 = host->cr2; /* which piece of the operand is accessed first */
     if ((core->vector == EXC_SS || core->vector == EXC_GP) && host->vector == EXC_PF &&
-        (!strncmp(info->mnemonic, "fn", 2) || !strcmp(info->mnemonic, "fbstp")))
-        return true; /* an image in pieces: its first cannot be written, its last is outside the segment */
+        (!strncmp(info->mnemonic, "fn", 2) || !strcmp(info->mnemonic, "fbstp") || !strcmp(info->name, "FSTP_m80")))
+        return true; /* stored in pieces: the first cannot be written, the last is outside the segment */
     if (core->vector >= 0 && core->vector == host->vector && !strcmp(info->mnemonic, "maskmovq")) {
         core->status = host->status; /* AMD's enter MMX state before the fault */
         core->tag = host->tag;
@@ -127,8 +128,8 @@ bool exempt(Cpu *c, State *core, State *host, const Case *t)
     if (t->bits == 32 && core->vector < 0 && host->vector == EXC_GP &&
         (!strncmp(info->mnemonic, "maskmov", 7) || !strcmp(info->mnemonic, "vmaskmovdqu")) && (uint32_t)host->gpr[RDI] > 0xfffffff0)
         return true; /* the same, with a mask that lets nothing be stored */
-    if (t->bits == 64 && core->vector == EXC_GP && host->vector == EXC_PF && info->attributes & A_CALL)
-        return true; /* a target that is not canonical and a stack that cannot be written: AMD's push first */
+    if (core->vector == EXC_GP && (host->vector == EXC_PF || host->vector == EXC_SS) && info->attributes & A_CALL)
+        return true; /* a target that is not canonical, or outside the segment, and a stack that cannot be written: AMD's push first */
     if (!strncmp(info->mnemonic, "ud", 2) && core->vector == EXC_PF && host->vector == EXC_UD)
         return true; /* AMD's fetch no operand of UD1 */
     if (core->vector >= 0 && core->vector == host->vector && (!strcmp(info->mnemonic, "enter") || !strcmp(info->mnemonic, "pusha"))) {
