@@ -130,6 +130,8 @@ bool exempt(Cpu *c, State *core, State *host, const Case *t)
         return true; /* the same, with a mask that lets nothing be stored */
     if (core->vector == EXC_GP && (host->vector == EXC_PF || host->vector == EXC_SS) && info->attributes & A_CALL)
         return true; /* a target that is not canonical, or outside the segment, and a stack that cannot be written: AMD's push first */
+    if (!strcmp(line_at(t, host->rip)->mnemonic, "movsxd") && host->vector == EXC_PF && (core->vector != EXC_PF || core->rip != host->rip))
+        return true; /* with a 16-bit operand AMD's read 32 bits of it */
     if (!strncmp(info->mnemonic, "ud", 2) && core->vector == EXC_PF && host->vector == EXC_UD)
         return true; /* AMD's fetch no operand of UD1 */
     if (core->vector >= 0 && core->vector == host->vector && (!strcmp(info->mnemonic, "enter") || !strcmp(info->mnemonic, "pusha"))) {
