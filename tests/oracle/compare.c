@@ -97,6 +97,9 @@ bool exempt(Cpu *c, State *core, State *host, const Case *t)
         core->error = host->error; /* Linux tells user mode nothing of what is mapped there */
     if (core->vector == EXC_PF && host->vector == EXC_PF && strstr(info->mnemonic, "xsave"))
         core->error = host->error; /* the header may be read first */
+    bool maskmov = !strncmp(info->mnemonic, "maskmov", 7) || !strcmp(info->mnemonic, "vmaskmovdqu");
+    if (core->vector == EXC_PF && host->vector == EXC_PF && maskmov && ((core->cr2 - host->cr2 + 16) & width) < 32)
+        core->error = host->error; /* over the end of a page that is not there to one that is read-only, or the other way round */
     if (core->vector == EXC_PF && host->vector == EXC_PF && core->error == host->error)
         for (unsigned n = 0; n < ARRAY_SIZE(piecewise); n++)
             if (!strncmp(info->mnemonic, piecewise[n], strlen(piecewise[n])) && ((core->cr2 - host->cr2 + 1024) & width) < 2048)
@@ -126,7 +129,7 @@ bool exempt(Cpu *c, State *core, State *host, const Case *t)
         (core->cr2 >= 0xfffff000 || core->cr2 < 32))
         return true; /* an operand that wraps around a flat segment's end: the implementation's choice */
     if (t->bits == 32 && core->vector < 0 && host->vector == EXC_GP &&
-        (!strncmp(info->mnemonic, "maskmov", 7) || !strcmp(info->mnemonic, "vmaskmovdqu")) && (uint32_t)host->gpr[RDI] > 0xfffffff0)
+        maskmov && (uint32_t)host->gpr[RDI] > 0xfffffff0)
         return true; /* the same, with a mask that lets nothing be stored */
     if (core->vector == EXC_GP && (host->vector == EXC_PF || host->vector == EXC_SS) && info->attributes & A_CALL)
         return true; /* a target that is not canonical, or outside the segment, and a stack that cannot be written: AMD's push first */
