@@ -324,7 +324,8 @@ void cpu_write_cr3(Cpu *c, const Insn *i, uint64_t value);
 void cpu_write_cr4(Cpu *c, const Insn *i, uint64_t value);
 
 /* ---- mmu.c ---- */
-enum { ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC, ACCESS_IMPLICIT = 4 }; /* IMPLICIT is ORed in: SMAP holds whatever AC says */
+/* ORed in: IMPLICIT: SMAP holds whatever AC says; UNMARKED: an entry whose accessed or dirty bit would have to be set ends the walk. */
+enum { ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC, ACCESS_IMPLICIT = 4, ACCESS_UNMARKED = 8 };
 /* Walks the page tables and sets A and D. Gives 0 with *out filled but for addend and fast tags, or the error code of the
    #PF with bit 31 set. user: with CPL 3 rights (implicit supervisor accesses pass false). */
 uint32_t mmu_walk(Cpu *c, uint64_t linear, int access, bool user, TlbEntry *out);

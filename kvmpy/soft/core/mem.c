@@ -127,13 +127,14 @@ static TlbEntry *entry(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, int
 
 const TlbEntry *mem_fill(Cpu *c, uint64_t linear, int access)
 {
+    int kind = access & ~ACCESS_UNMARKED;
     uint64_t page = linear & ~0xfffull;
     if (in_64bit(c) ? !is_canonical(linear) : linear >> 32)
         return NULL;
     TlbEntry *e = &fill_table(c, false)[linear >> 12 & (TLB_SIZE - 1)];
-    if ((e->linear == page && e->flags & needed(access)) || e[TLB_SIZE].linear == page || try_fill(c, linear, access, false, e))
+    if ((e->linear == page && e->flags & needed(kind)) || e[TLB_SIZE].linear == page || try_fill(c, linear, access, false, e))
         return NULL;
-    return (access == ACCESS_READ ? e->read : e->write) == page ? e : NULL;
+    return (kind == ACCESS_READ ? e->read : e->write) == page ? e : NULL;
 }
 
 static void check_alignment(Cpu *c, const Insn *i, uint64_t linear, unsigned size)

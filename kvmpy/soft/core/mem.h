@@ -28,8 +28,8 @@ HOT_INLINE uint64_t mem_linear(Cpu *c, const Insn *i, unsigned seg, uint64_t off
 uint64_t mem_read_slow(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, unsigned size);
 void mem_write_slow(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, unsigned size, uint64_t value);
 uint64_t mem_read_for_write_slow(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, unsigned size);
-/* Walks for a load or store of translated code at an address that the TLB does not hold, and raises nothing. NULL: the instruction's
-   handler must see to it; it faults, or the page has no fast way. */
+/* Walks for a load or store of translated code at an address that the TLB does not hold, and raises nothing. With ACCESS_UNMARKED the
+   access may not come. NULL: the instruction's handler must see to it; it faults, or the page has no fast way. */
 const TlbEntry *mem_fill(Cpu *c, uint64_t linear, int access);
 /* Any size up to 4096; like the above. Used by 16- and 32-byte operands, FXSAVE and their like. */
 void mem_read_bytes(Cpu *c, const Insn *i, unsigned seg, uint64_t linear, void *to, unsigned size);

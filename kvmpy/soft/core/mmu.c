@@ -206,12 +206,23 @@ static uint32_t allowed(const Cpu *c, const Walk *w, bool user, bool smap)
     return flags;
 }
 
+/* The bits that a walk leaves in its step n. */
+static uint64_t marks(const Walk *w, unsigned n, bool write) { return PTE_A | (write && n + 1 == w->steps ? PTE_D : 0); }
+
+static bool marked(const Walk *w, bool write)
+{
+    for (unsigned n = 0; n < w->steps; n++)
+        if (marks(w, n, write) & ~w->step[n].value)
+            return false;
+    return true;
+}
+
 /* False: another vCPU has changed an entry since it was read (SDM 3A 4.8: it is written by a locked operation). */
 static bool set_accessed_dirty(Cpu *c, Walk *w, bool write)
 {
     for (unsigned n = 0; n < w->steps; n++) {
         Step *s = &w->step[n];
-        uint64_t bits = PTE_A | (write && n + 1 == w->steps ? PTE_D : 0);
+        uint64_t bits = marks(w, n, write);
         if ((s->value & bits) == bits)
             continue;
         uint64_t before = s->value;
@@ -231,8 +242,8 @@ static bool set_accessed_dirty(Cpu *c, Walk *w, bool write)
 
 uint32_t mmu_walk(Cpu *c, uint64_t linear, int access, bool user, TlbEntry *out)
 {
-    bool implicit = access & ACCESS_IMPLICIT;
-    access &= ~ACCESS_IMPLICIT;
+    bool implicit = access & ACCESS_IMPLICIT, unmarked = access & ACCESS_UNMARKED;
+    access &= ~(ACCESS_IMPLICIT | ACCESS_UNMARKED);
     if (!(c->efer & EFER_LMA))
         linear = (uint32_t)linear;
     out->linear = linear & ~0xfffull;
@@ -257,6 +268,8 @@ uint32_t mmu_walk(Cpu *c, uint64_t linear, int access, bool user, TlbEntry *out)
                     error |= PF_ID;
                 return error | (user ? PF_U : 0);
             }
+            if (unmarked && !marked(&w, access == ACCESS_WRITE))
+                return WALK_FAULT;
             if (likely(set_accessed_dirty(c, &w, access == ACCESS_WRITE)))
                 break;
             core_stop(c->vm); /* the next walk is of entries that stay */

@@ -49,13 +49,14 @@ EMITTER(translate_fnstcw)
 {
     Code *o = &e->code;
     Rm operand;
-    if (!emit_operand(e, 2, CHECK_WRITE, &operand))
+    if (!emit_addressable(e->i))
         return false;
     flags_keep(e);
     emit_op(o, 0x80, 7, rm_gs(offsetof(Cpu, deny_x87))); /* cmp */
     put8(o, EXC_NONE);
     emit_guard(e, CC_NE);
     flags_clobbered(e);
+    emit_operand(e, 2, CHECK_WRITE, &operand); /* behind what refuses the instruction: a checked page is marked as written */
     emit_join(e, &operand);
     emit_op(o, 0xb7 | K_0F, H_RAX, rm_gs(offsetof(Cpu, x87.control)));
     emit_op(o, 0x89 | OP_66, H_RAX, operand);

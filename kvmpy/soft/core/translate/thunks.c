@@ -147,13 +147,13 @@ const size_t tlb_tags[CHECK_KINDS] = {[CHECK_READ] = offsetof(TlbEntry, read), [
 static const int volatiles[] = {H_RDX, H_RSI, H_RDI, H_R8, H_R9, H_R10, H_R11};
 
 /* rcx = the offset in its page of the address in rcx, and rax = the page's host address, by translated_fill. */
-static void emit_fill(Code *e, unsigned kind)
+static void emit_fill(Code *e, unsigned kind, bool unmarked)
 {
     for (unsigned n = 0; n < ARRAY_SIZE(volatiles); n++)
         push(e, volatiles[n]);
     emit_load(e, H_RDI, rm_gs(offsetof(Cpu, self)));
     emit_mov(e, H_RSI, H_RCX);
-    emit_constant(e, H_RDX, kind == CHECK_READ ? ACCESS_READ : ACCESS_WRITE);
+    emit_constant(e, H_RDX, (kind == CHECK_READ ? ACCESS_READ : ACCESS_WRITE) | (unmarked ? ACCESS_UNMARKED : 0));
     emit_constant(e, H_RAX, (uintptr_t)translated_fill);
     call_rax(e);
     emit_mov(e, H_RCX, H_RDX);
@@ -162,8 +162,9 @@ static void emit_fill(Code *e, unsigned kind)
 }
 
 /* rcx: the address less the first way's tag; rax: the entry's index times its size. What the second way does not hold is walked for. */
-static void emit_second_way(Code *e, unsigned table, unsigned kind, unsigned size)
+static void emit_second_way(Code *e, unsigned table, unsigned kind, unsigned n)
 {
+    const unsigned size = n < SECOND_SIZES ? 1u << n : 1;
     const size_t first = tlb_tables[table] + tlb_tags[kind], way = TLB_SIZE * sizeof(TlbEntry);
     emit_op(e, 0x03 | OP_W, H_RCX, rm_gs_index(H_RAX, first)); /* add */
     emit_op(e, 0x2b | OP_W, H_RCX, rm_gs_index(H_RAX, way + first)); /* sub */
@@ -175,7 +176,7 @@ static void emit_second_way(Code *e, unsigned table, unsigned kind, unsigned siz
     compare_live(e, VECTORS_NONE);
     uint8_t *live = emit_jcc(e, CC_NE);
     emit_op(e, 0x03 | OP_W, H_RCX, rm_gs_index(H_RAX, way + first)); /* add */
-    emit_fill(e, kind);
+    emit_fill(e, kind, n >= SECOND_SURE);
     set_rel32(live, e->p);
     emit_compare_offset(e, size);
     put8(e, 0xc3);
@@ -187,7 +188,7 @@ static void emit_second_ways(Code *e, struct Translator *t)
         for (unsigned kind = 0; kind < CHECK_KINDS; kind++)
             for (unsigned n = 0; n <= SECOND_SIZES; n++) {
                 t->second[table][kind][n] = executable(t, e->p);
-                emit_second_way(e, table, kind, n < SECOND_SIZES ? 1u << n : 1);
+                emit_second_way(e, table, kind, n);
             }
 }
 

@@ -366,7 +366,8 @@ static unsigned emit_seconds(Emit *e, Stub *stub, unsigned n)
     for (; n < e->second_count && e->second[n].stub == stub; n++) {
         const Second *s = &e->second[n];
         uint8_t **from = &stub->from[s->which];
-        bool last = n + 1 == e->second_count || e->second[n + 1].stub != stub, usual_size = s->size <= 32 && !(s->size & (s->size - 1));
+        bool last = n + 1 == e->second_count || e->second[n + 1].stub != stub;
+        bool usual_size = !stub->shared && s->size <= 32 && !(s->size & (s->size - 1));
         set_rel32(*from, o->p);
         emit_call(o, e->t, e->t->second[table_of(e)][s->kind][usual_size ? (unsigned)__builtin_ctz(s->size) : SECOND_SIZES]);
         if (!usual_size)

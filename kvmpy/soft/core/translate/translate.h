@@ -51,7 +51,10 @@ enum {
     PIECES
 };
 enum { FLAGS_SAVED, FLAGS_LIVE };
+/* Of the sizes with a piece of their own, 1 << n bytes, the smaller ones are sure to be accessed once they are checked; larger ones may
+   be misaligned, and a check for several instructions comes before some that may not be reached. */
 #define SECOND_SIZES 6u
+#define SECOND_SURE 4u
 
 struct Translator {
     uint8_t *writable;          /* the code cache as data */
