@@ -816,30 +816,26 @@ static int run(Vm *vm, Cpu *only)
     }
 }
 
-static int run_one(Cpu *c)
+/* In turns one thread runs them all. */
+static int run_turns(Vm *vm, Cpu *only)
 {
-    Vm *vm = c->vm;
-    if (c->parallel) {
-        __atomic_fetch_add(&vm->running, 1, __ATOMIC_ACQ_REL);
-        int r = run_parallel(c);
-        __atomic_fetch_sub(&vm->running, 1, __ATOMIC_ACQ_REL);
-        return r;
-    }
-    vm->running = 1; /* in turns one thread runs them all */
-    int r = run(vm, c);
+    vm->running = 1;
+    int r = run(vm, only);
     vm->running = 0;
     return r;
 }
 
-int kp_vm_run(Vm *vm)
+static int run_one(Cpu *c)
 {
-    if (vm->parallel)
-        return -EINVAL;
-    vm->running = 1;
-    int r = run(vm, NULL);
-    vm->running = 0;
+    if (!c->parallel)
+        return run_turns(c->vm, c);
+    __atomic_fetch_add(&c->vm->running, 1, __ATOMIC_ACQ_REL);
+    int r = run_parallel(c);
+    __atomic_fetch_sub(&c->vm->running, 1, __ATOMIC_ACQ_REL);
     return r;
 }
+
+int kp_vm_run(Vm *vm) { return vm->parallel ? -EINVAL : run_turns(vm, NULL); }
 
 int kp_vm_running(Vm *vm) { return __atomic_load_n(&vm->running, __ATOMIC_ACQUIRE) != 0; }
 

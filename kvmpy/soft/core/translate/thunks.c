@@ -143,10 +143,11 @@ const size_t tlb_tables[TABLES] = {
 };
 const size_t tlb_tags[CHECK_KINDS] = {[CHECK_READ] = offsetof(TlbEntry, read), [CHECK_WRITE] = offsetof(TlbEntry, write)};
 
-/* Calls compiled code with what it may change but rax and rcx kept: for where the vectors are not live. rsp is 8 off a multiple of 16. */
+/* What compiled code may change but rax and rcx. */
 static const int volatiles[] = {H_RDX, H_RSI, H_RDI, H_R8, H_R9, H_R10, H_R11};
 
-/* rcx = the offset in its page of the address in rcx, and rax = the page's host address, by translated_fill. */
+/* rcx = the offset in its page of the address in rcx, and rax = the page's host address, by translated_fill; for where no vectors are
+   live. rsp is 8 off a multiple of 16. */
 static void emit_fill(Code *e, unsigned kind, bool unmarked)
 {
     for (unsigned n = 0; n < ARRAY_SIZE(volatiles); n++)
